@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# What CI runs: lint, format, types, tests, each even if an earlier one failed.
+# Arguments go to pytest, e.g.  bash launch/test.sh -m slow
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash launch/environment.sh test
+
+export PYRIGHT_PYTHON_IGNORE_WARNINGS=1 # otherwise it asks the network for a newer version
+failed=()
+
+check() {
+  echo "== $*"
+  .venv/bin/python -m "$@" || failed+=("$1")
+}
+
+check ruff check .
+check ruff format --check .
+check pyright
+check pytest "$@"
+
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "test: failed: ${failed[*]}" >&2
+  exit 1
+fi

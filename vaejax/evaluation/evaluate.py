@@ -1,0 +1,133 @@
+"""One evaluation of a run: every number with its protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+import vaejax
+from vaejax.config import to_json, unknown
+from vaejax.data.arrays import Dataset, checked
+from vaejax.data.sources import dataset_from
+from vaejax.evaluation.costs import split_costs
+from vaejax.evaluation.likelihood import importance_weighted_bound
+from vaejax.objectives.regularizers import make_method
+from vaejax.training.loop import load
+from vaejax.training.validation import make_split_terms
+from vaejax.training.workdir import dataset_card, saved_card, write_text
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "distrax", "tfp-nightly", "optax", "numpy")
+
+
+def evaluate(
+    workdir: str | Path,
+    dataset: Dataset | None = None,
+    *,
+    split: str = "test",
+    importance_samples: int = 1_000,
+    checkpoint: int | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Evaluate the run in `workdir` and write `evaluation.json` there.  -> what it holds.
+
+    Exact means over `split` of ELBO, reconstruction, KL; every weighted cost; the
+    importance-weighted bound with `importance_samples` draws (0 leaves it out).  Raises ValueError
+    for an unknown split, or data other than those of the run.
+    """
+    workdir = Path(workdir)
+    model, state, config = load(workdir, checkpoint)
+    dataset = run_dataset(workdir, config, dataset)
+    if split not in dataset.splits:
+        raise unknown("split", split, dataset.splits)
+    rows, scale, seed = dataset.splits[split], dataset.scale, config.seed
+    where = f"{split} split, all {len(rows)} examples"
+
+    terms = make_split_terms(model, scale=scale, seed=seed)(state.variables(), rows)
+    protocol = f"{where}; one draw of q(z|x) each; key = (seed {seed}, index)"
+    metrics = {name: _mean(values, protocol) for name, values in terms.items()}
+    metrics |= _costs(model, config, dataset, state, rows, split)
+    if importance_samples and model.posterior.has_density:
+        bound = importance_weighted_bound(
+            model,
+            state.variables(),
+            rows,
+            num_samples=importance_samples,
+            scale=scale,
+            seed=seed,
+            progress=progress,
+        )
+        protocol = f"{where}; {importance_samples} draws of q(z|x) each; key = (seed {seed}, index)"
+        metrics["importance_weighted_nll"] = _mean(-bound, protocol)
+    result = {
+        "step": int(state.step),
+        "split": split,
+        "num_examples": len(rows),
+        "seed": seed,
+        "config_sha256": hashlib.sha256(to_json(config).encode()).hexdigest(),
+        "metrics": metrics,
+        "versions": _versions(),
+    }
+    write_text(workdir / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def run_dataset(workdir: Path, config: ConfigDict, dataset: Dataset | None = None) -> Dataset:
+    """The data of a run, from its config unless given.  Raises ValueError when they are others."""
+    dataset = dataset_from(config) if dataset is None else checked(dataset)
+    card, saved = dataset_card(dataset), saved_card(workdir)
+    if card != saved:
+        raise ValueError(f"the run in {workdir} was trained on other data than this {card['name']!r}")
+    return dataset
+
+
+def _mean(values: np.ndarray, protocol: str) -> dict[str, Any]:
+    """Mean and its standard error over examples, both in float64."""
+    values = values.astype(np.float64)
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    mean = float(values.mean())
+    return {"value": mean, "standard_error": error, "unit": "nats", "protocol": protocol}
+
+
+def _costs(
+    model: Any, config: ConfigDict, dataset: Dataset, state: Any, rows: np.ndarray, split: str
+) -> dict[str, Any]:
+    num_train = len(dataset.splits["train"])
+    _, objective = make_method(config, dataset.x_shape, num_train)
+    values, size = split_costs(
+        model,
+        objective.players,
+        state,
+        rows,
+        batch_size=config.batch_size,
+        scale=dataset.scale,
+        seed=config.seed,
+    )
+    count = len(next(iter(values.values())))
+    protocol = f"{split} split, {count} blocks of {size}, {len(rows) - count * size} left over"
+    protocol += f"; weights of step {int(state.step)}; N = {num_train}; seed {config.seed}"
+    costs = {}
+    for name, per_block in values.items():
+        if "/" in name or name == "loss":
+            costs[name] = _mean(per_block, protocol)
+    return costs
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"vaejax": vaejax.__version__, "commit": _commit(), **versions}
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,71 @@
+"""The latent space of a trained model: codes, both spaces, and the prior's density."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaejax.data.arrays import normalized
+from vaejax.models.vae import VAE
+from vaejax.parallel import example_keys
+from vaejax.training.state import EVALUATE, stream_key
+
+
+class Codes(NamedTuple):
+    """One draw of q(z|x) per example, in both spaces, and its center."""
+
+    z: np.ndarray  # (N, D) representation space
+    z0: np.ndarray  # (N, D) generation space, g(z)
+    mean: np.ndarray  # (N, D)
+
+
+def codes(
+    model: VAE, variables: Mapping[str, Any], rows: np.ndarray, *, scale: float, seed: int
+) -> Codes:
+    """Draws of the aggregate posterior.  rows: (N, *X) raw -> Codes."""
+
+    @jax.jit
+    def encoded(variables: Any, rows: Any) -> Codes:
+        keys = example_keys(stream_key(seed, EVALUATE), jnp.arange(len(rows)))
+        code = model.apply(variables, normalized(rows, scale), keys, method="encode")
+        z0 = model.apply(variables, code.z, method=lambda vae, z: vae.prior.to_base(z))
+        return Codes(code.z, z0, code.mean)
+
+    return Codes(*map(np.asarray, encoded(variables, rows)))
+
+
+def density_grid(
+    model: VAE,
+    variables: Mapping[str, Any],
+    points: np.ndarray,
+    *,
+    base: bool = False,
+    size: int = 200,
+    margin: float = 0.35,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The prior's log-density around 2-D `points` (N, 2), and around its own mass.
+
+    -> x (size,), y (size,), log_density (size, size) with rows along y, in nats.  `base` asks for
+    the base density in generation space.
+    """
+
+    def log_density(vae: VAE, z: Any) -> Any:
+        return vae.prior.base_log_prob(z) if base else vae.prior.log_prob(z)
+
+    def prior_points(vae: VAE, key: Any) -> Any:
+        z = vae.prior.sample(key, 1_000)
+        return vae.prior.to_base(z) if base else z
+
+    drawn = model.apply(variables, jax.random.key(0), method=prior_points)
+    # Quantiles of both, so that one far outlier does not shrink everything else to a dot.
+    spread = [np.quantile(cloud, (0.002, 0.998), axis=0) for cloud in (points, np.asarray(drawn))]
+    low, high = np.min(spread, axis=(0, 1)), np.max(spread, axis=(0, 1))
+    pad = margin * np.maximum(high - low, 1e-3) / 2
+    x, y = (np.linspace(low[d] - pad[d], high[d] + pad[d], size) for d in (0, 1))
+    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    values = model.apply(variables, grid, method=log_density)
+    return x, y, np.asarray(values).reshape(size, size)

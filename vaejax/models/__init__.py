@@ -1,0 +1,1 @@
+"""Networks, posteriors, flows, priors and likelihoods, and the module that holds them."""

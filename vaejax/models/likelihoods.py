@@ -1,0 +1,68 @@
+"""p(x|z): from the decoder's output to a distrax distribution with batch (B,) and event *X."""
+
+from __future__ import annotations
+
+import distrax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vaejax.types import Array
+
+
+def _over_x(distribution: distrax.Distribution) -> distrax.Independent:
+    event_ndims = len(distribution.batch_shape) - 1
+    return distrax.Independent(distribution, reinterpreted_batch_ndims=event_ndims)
+
+
+class Gaussian(nn.Module):
+    """N(x; output, sigma^2 I) with fixed sigma^2 = 1 / (2 mse_weight): squared error times w."""
+
+    mse_weight: float = 1.0
+
+    def __call__(self, output: Array) -> distrax.Independent:
+        scale = jnp.full_like(output, (2.0 * self.mse_weight) ** -0.5)
+        return _over_x(distrax.Normal(output, scale))
+
+
+class LearnedGaussian(nn.Module):
+    """N(x; output, sigma^2 I), sigma learned and shared by all pixels (arXiv 2006.13202)."""
+
+    initial_scale: float = 0.3
+
+    @nn.compact
+    def __call__(self, output: Array) -> distrax.Independent:
+        start = nn.initializers.constant(jnp.log(self.initial_scale))
+        log_scale = self.param("log_scale", start, ())
+        # Floor at e^-6: without one, a perfect fit of a flat region drives sigma to zero.
+        scale = jnp.exp(jnp.maximum(log_scale, -6.0))
+        return _over_x(distrax.Normal(output, jnp.broadcast_to(scale, output.shape)))
+
+
+class Bernoulli(nn.Module):
+    """Bernoulli with logits; for x in [0, 1] the cross-entropy, no density unless x is binary."""
+
+    def __call__(self, output: Array) -> distrax.Independent:
+        return _over_x(distrax.Bernoulli(logits=output))
+
+
+def gaussian(mse_weight: float) -> Gaussian:
+    """Squared error with weight w = 1 / (2 sigma^2).  Raises ValueError unless w > 0."""
+    return Gaussian(_positive("gaussian.mse_weight", mse_weight))
+
+
+def learned_gaussian(initial_scale: float) -> LearnedGaussian:
+    """Learned sigma, starting at `initial_scale`.  Raises ValueError unless it is positive."""
+    return LearnedGaussian(_positive("learned_gaussian.initial_scale", initial_scale))
+
+
+def _positive(name: str, value: float) -> float:
+    if value <= 0:
+        raise ValueError(f"config.likelihoods.{name} is {value}; it must be positive")
+    return value
+
+
+LIKELIHOODS = {
+    "gaussian": gaussian,
+    "learned_gaussian": learned_gaussian,
+    "bernoulli": Bernoulli,
+}

@@ -1,0 +1,47 @@
+"""q(z|x): from encoder features to a code.  Every draw belongs to its example's key."""
+
+from __future__ import annotations
+
+import distrax
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vaejax.types import Array, Code
+
+
+class DiagonalGaussian(nn.Module):
+    """q(z|x) = N(mean, diag(exp(log_variance))), both linear in the features (arXiv 1312.6114).
+
+    features: (B, F), keys: (B,) -> Code with z: (B, D).  The log-variance is clipped to
+    +-log_variance_bound, far outside what training visits, so that one bad step cannot overflow.
+    """
+
+    latent_dim: int
+    log_variance_bound: float = 20.0
+    has_density = True
+
+    @nn.compact
+    def __call__(self, features: Array, keys: Array) -> Code:
+        mean, log_variance = jnp.split(nn.Dense(2 * self.latent_dim)(features), 2, axis=-1)
+        bound = self.log_variance_bound
+        scale = jnp.exp(0.5 * jnp.clip(log_variance, -bound, bound))
+        noise = jax.vmap(lambda key: jax.random.normal(key, (self.latent_dim,)))(keys)
+        z = mean + scale * noise
+        q = distrax.Independent(distrax.Normal(mean, scale), reinterpreted_batch_ndims=1)
+        return Code(z, q.log_prob(z), mean, q)
+
+
+class Deterministic(nn.Module):
+    """The code of an autoencoder: z linear in the features, no density (arXiv 1903.12436)."""
+
+    latent_dim: int
+    has_density = False
+
+    @nn.compact
+    def __call__(self, features: Array, keys: Array) -> Code:
+        z = nn.Dense(self.latent_dim)(features)
+        return Code(z, jnp.zeros(len(z)), z)
+
+
+POSTERIORS = {"diagonal_gaussian": DiagonalGaussian, "deterministic": Deterministic}

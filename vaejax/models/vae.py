@@ -1,0 +1,102 @@
+"""The autoencoder: a module whose fields are the paper's symbols, and its construction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from vaejax.config import build
+from vaejax.models.likelihoods import LIKELIHOODS
+from vaejax.models.networks import DECODERS, ENCODERS, IMAGE_SIZES
+from vaejax.models.posteriors import POSTERIORS
+from vaejax.models.priors import PRIORS
+from vaejax.types import GROUPS, Array, Code, Terms
+
+
+class VAE(nn.Module):
+    """x -> q(z|x) -> z -> p(x|z), with a prior p(z) and, for some methods, a critic on z."""
+
+    encoder: nn.Module
+    posterior: Any
+    prior: Any
+    decoder: nn.Module
+    likelihood: Any
+    critic: Any = None
+
+    def __call__(self, x: Array, keys: Array, train: bool = False) -> Terms:
+        """One Monte Carlo pass.  x: (B, *X), keys: (B,) -> Terms."""
+        code = self.encode(x, keys, train)
+        reconstruction = -self.likelihood(self.decoder(code.z, train)).log_prob(x)
+        return Terms(reconstruction, self.prior.kl(code), code)
+
+    def encode(self, x: Array, keys: Array, train: bool = False) -> Code:
+        """q(z|x) and one draw of it.  x: (B, *X), keys: (B,) -> Code."""
+        return self.posterior(self.encoder(x, train), keys)
+
+    def embed(self, x: Array) -> Array:
+        """The mean of q(z|x), without a draw.  x: (B, *X) -> (B, D)."""
+        return self.encode(x, jax.random.split(jax.random.key(0), len(x))).mean
+
+    def decode(self, z: Array) -> Array:
+        """The mean of p(x|z).  z: (B, D) -> (B, *X)."""
+        return self.likelihood(self.decoder(z)).mean()
+
+    def sample(self, key: Array, num_samples: int) -> Array:
+        """Decoded draws of the prior, without observation noise.  -> (num_samples, *X)."""
+        return self.decode(self.prior.sample(key, num_samples))
+
+    def log_weight(self, x: Array, features: Array, keys: Array) -> Array:
+        """log p(x|z) + log p(z) - log q(z|x) at one draw z ~ q(z|x).  x: (B, *X) -> (B,) nats.
+
+        `features` are `encoder(x)`, computed once for many draws (arXiv 1509.00519, eq. 8).
+        """
+        code = self.posterior(features, keys)
+        log_likelihood = self.likelihood(self.decoder(code.z)).log_prob(x)
+        return log_likelihood + self.prior.log_prob(code.z) - code.log_q
+
+    def touch(self, x: Array, keys: Array) -> Terms:
+        """Use every part once, so that `init` creates all parameters, the critic's included."""
+        terms = self(x, keys)
+        if self.critic is not None:
+            self.critic(terms.code.z)
+        return terms
+
+
+def make_model(
+    config: ConfigDict,
+    x_shape: tuple[int, ...],
+    critic: nn.Module | None = None,
+    axis_name: str | None = None,
+) -> VAE:
+    """The model `config` names for data of event shape `x_shape`.
+
+    With `axis_name`, batch norm averages over that mapped axis.  Raises ValueError for an unknown
+    name and for a trunk that does not fit the data.
+    """
+    for kind in ("encoder", "decoder"):
+        wanted = IMAGE_SIZES.get(config[kind])
+        if wanted and (len(x_shape) != 3 or x_shape[:2] != wanted):
+            raise ValueError(
+                f"{kind} {config[kind]!r} fits images of {wanted[0]}x{wanted[1]}; "
+                f"the data {config.dataset!r} has shape {x_shape}"
+            )
+    return VAE(
+        encoder=build(ENCODERS, "encoder", config, axis_name=axis_name),
+        posterior=build(POSTERIORS, "posterior", config, config.latent_dim),
+        prior=build(PRIORS, "prior", config, config.latent_dim),
+        decoder=build(DECODERS, "decoder", config, x_shape=x_shape, axis_name=axis_name),
+        likelihood=build(LIKELIHOODS, "likelihood", config),
+        critic=critic,
+    )
+
+
+def initial_variables(model: VAE, key: Array, x_shape: tuple[int, ...]) -> tuple[dict, dict]:
+    """(params, stats): every group of GROUPS is a key of params, empty where it has none."""
+    x, keys = jnp.zeros((2, *x_shape)), jax.random.split(key, 2)
+    variables = jax.jit(model.init, static_argnames="method")(key, x, keys, method="touch")
+    params = {group: variables["params"].get(group, {}) for group in GROUPS}
+    return params, variables.get("batch_stats", {})

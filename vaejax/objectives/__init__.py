@@ -1,0 +1,1 @@
+"""Estimators, cost functions, and the recipes that compose them into players."""

@@ -1,0 +1,104 @@
+"""Estimators on arrays: no model, no config, no device axis."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+
+from vaejax.types import Array
+
+
+def weighted_log_weights(rows: Array, batch_size: int, num_examples: int) -> Array:
+    """Minibatch weighted sampling: every log-weight is -log(B N).
+
+    rows: (b,) positions in the batch -> (b, B).  The constant cancels in no single term of the
+    decomposition but has no gradient (arXiv 1802.04942, appendix C.1).
+    """
+    constant = -jnp.log(float(batch_size)) - jnp.log(float(num_examples))
+    return jnp.full((len(rows), batch_size), constant)
+
+
+def stratified_log_weights(rows: Array, batch_size: int, num_examples: int) -> Array:
+    """Minibatch stratified sampling; every row of weights sums to 1.
+
+    rows: (b,) positions in the batch -> (b, B).  With M = B - 1: 1/N for the example itself,
+    (N - M) / (N M) for its right neighbor, 1/M for the others (arXiv 1802.04942, appendix C.2).
+    """
+    others = batch_size - 1
+    columns = jnp.arange(batch_size)[None]
+    own = columns == rows[:, None]
+    neighbor = columns == (rows[:, None] + 1) % batch_size
+    stratum = (num_examples - others) / (num_examples * others)
+    weights = jnp.where(own, 1 / num_examples, jnp.where(neighbor, stratum, 1 / others))
+    return jnp.log(weights)
+
+
+def published_log_weights(rows: Array, batch_size: int, num_examples: int) -> Array:
+    """The mis-strided matrix of the public implementations, for comparison only.
+
+    rows: (b,) -> (b, B).  Column 0 gets 1/N, column 1 the stratum, whatever the row.
+    """
+    others = batch_size - 1
+    columns = jnp.arange(batch_size)[None]
+    stratum = (num_examples - others) / (num_examples * others)
+    swapped = (columns == 0) & (rows[:, None] == batch_size - 2)
+    weights = jnp.where(columns == 0, 1 / num_examples, 1 / others)
+    weights = jnp.where((columns == 1) | swapped, stratum, weights)
+    return jnp.log(jnp.broadcast_to(weights, (len(rows), batch_size)))
+
+
+def log_aggregate_posterior(log_q: Array, log_weights: Array) -> tuple[Array, Array]:
+    """Estimates of log q(z_i) and log q(z_i,d) from the densities of one batch.
+
+    log_q: (b, B, D), entry ijd = log q(z_i,d | x_j); log_weights: (b, B) -> (b,), (b, D) nats.
+    """
+    joint = logsumexp(log_weights + log_q.sum(axis=-1), axis=1)
+    marginals = logsumexp(log_weights[..., None] + log_q, axis=1)
+    return joint, marginals
+
+
+def squared_mmd(u: Array, z: Array, bandwidth: Array | float, unbiased: bool = False) -> Array:
+    """Squared maximum mean discrepancy with k(a, b) = exp(-||a - b||^2 / bandwidth).
+
+    u: (M, D), z: (N, D) -> ().  The V-statistic, which is >= 0 and biased upward; `unbiased` drops
+    the diagonals (arXiv 0805.2368, eqs. 3 and 5).
+    """
+
+    def kernel(a: Array, b: Array) -> Array:
+        return jnp.exp(-squared_distances(a, b) / bandwidth)
+
+    def within(a: Array) -> Array:
+        if unbiased:
+            return (kernel(a, a).sum() - len(a)) / (len(a) * (len(a) - 1))
+        return kernel(a, a).mean()
+
+    return within(u) + within(z) - 2 * kernel(u, z).mean()
+
+
+def squared_distances(a: Array, b: Array) -> Array:
+    """||a_i - b_j||^2, as a sum of squares: no cancellation.  (M, D), (N, D) -> (M, N)."""
+    return jnp.sum((a[:, None] - b[None]) ** 2, axis=-1)
+
+
+def permuted_dims(key: Array, z: Array) -> Array:
+    """Each dimension shuffled over the batch by its own permutation: a draw of prod q(z_d).
+
+    z: (B, D) -> (B, D) (arXiv 1802.05983, Alg. 1).
+    """
+    keys = jax.random.split(key, z.shape[1])
+    return jax.vmap(jax.random.permutation, in_axes=(0, 1), out_axes=1)(keys, z)
+
+
+ESTIMATORS = {
+    "mws": weighted_log_weights,
+    "mss": stratified_log_weights,
+    "mss_published": published_log_weights,
+}
+BANDWIDTHS = {
+    # h = D^2: the published script, weak for large D.
+    "published": lambda u, z: float(u.shape[1] ** 2),
+    # h = 2 D: the expected squared distance of two standard normal draws.
+    "scaled": lambda u, z: 2.0 * u.shape[1],
+    "median": lambda u, z: jax.lax.stop_gradient(jnp.median(squared_distances(u, z))),
+}

@@ -1,0 +1,33 @@
+"""Losses from costs."""
+
+from __future__ import annotations
+
+import jax
+
+from vaejax.types import Array, Batch, Cost, LossFn, Metrics
+
+
+def loss_of(*costs: Cost) -> LossFn:
+    """The sum of named costs as a loss.
+
+    Its metrics are `loss`, the unweighted `elbo`, `reconstruction` and `kl`, and each weighted term
+    as `cost/<name>`.  What the posterior itself adds (`code.costs`) is part of the sum.  Raises
+    ValueError when two costs share a name.
+    """
+
+    def loss(model, batch: Batch, step: Array, train: bool = True) -> tuple[Array, Metrics]:
+        terms = model(batch.x, batch.keys, train)
+        parts = {name: value.mean() for name, value in terms.code.costs.items()}
+        for position, cost in enumerate(costs):
+            key = jax.random.fold_in(batch.key, position)
+            for name, value in cost(model, terms, key, step).items():
+                if name in parts:
+                    raise ValueError(f"two costs are named {name!r}")
+                parts[name] = value
+        total = sum(parts.values(), start=jax.numpy.zeros(()))
+        means = {"reconstruction": terms.reconstruction.mean(), "kl": terms.kl.mean()}
+        elbo = -(means["reconstruction"] + means["kl"])
+        weighted = {f"cost/{name}": value for name, value in parts.items()}
+        return total, {"loss": total, "elbo": elbo, **means, **weighted}
+
+    return loss

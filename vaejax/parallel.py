@@ -1,0 +1,44 @@
+"""Every collective, and everything that depends on where an example lies.
+
+`axis_name` is the name of the mapped device axis, or None when nothing is mapped (plain `jit`): then
+every function here is the identity, so that one objective runs under `jit`, `pmap` and `vmap`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vaejax.types import Array
+
+AXIS = "data"
+
+
+def gathered(tree: Any, axis_name: str | None) -> Any:
+    """The global batch on every device.  Leaves (B, ...) -> (global B, ...), in global order."""
+    if axis_name is None:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis_name, tiled=True), tree)
+
+
+def averaged(tree: Any, axis_name: str | None) -> Any:
+    """Mean over devices of every leaf; equal shards make it the mean over the global batch."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def positions(num_rows: int, axis_name: str | None) -> Array:
+    """Positions of this device's rows in the global batch.  -> (num_rows,) int32."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_rows
+    return first + jnp.arange(num_rows)
+
+
+def local_rows(array: Array, num_rows: int, axis_name: str | None) -> Array:
+    """This device's rows of a global array.  (global B, ...) -> (num_rows, ...)."""
+    return array[positions(num_rows, axis_name)]
+
+
+def example_keys(key: Array, indices: Array) -> Array:
+    """One key per example, a function of `key` and the example's index alone.  (B,) -> (B,) keys."""
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)

@@ -1,0 +1,1 @@
+"""State, the mapped training step, checkpoints, metrics and the loop."""

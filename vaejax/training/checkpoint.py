@@ -1,0 +1,96 @@
+"""Orbax checkpoints of a TrainState: written in the background, kept N at a time."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from vaejax.training.state import TrainState
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or cannot be read; the message says what to do."""
+
+
+class Checkpoints:
+    """The folder `workdir/checkpoints`, one sub-folder per step."""
+
+    def __init__(self, workdir: Path, keep: int | None = None):
+        # Orbax logs a paragraph per checkpoint through absl; what matters is raised anyway.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self.folder = (workdir / "checkpoints").absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=keep is not None,
+            read_only=keep is None,
+            enable_async_checkpointing=keep is not None,
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def reload(self) -> None:
+        """Read the folder again after `set_aside`."""
+        self._manager.reload()
+
+    def save(self, state: TrainState) -> None:
+        """Start writing `state`; returns once its arrays are copied."""
+        # A copy, not a view: the next step donates these buffers while the writer still reads.
+        copy = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
+        self._manager.save(int(copy.step), args=ocp.args.StandardSave(copy))
+
+    def wait(self) -> None:
+        """Block until what was saved is on disk; raises what went wrong there."""
+        self._manager.wait_until_finished()
+
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+        """The state saved at `step` (default: the latest), laid out for the first local device.
+
+        Raises CheckpointError, naming the folder, when it is missing, unreadable or of another
+        model; nothing is deleted.
+        """
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(f"no checkpoint in {self.folder}")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise CheckpointError(f"no checkpoint {step} in {self.folder} (there are {steps})")
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
+        )
+        try:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        except Exception as error:  # Orbax and TensorStore raise many types for damaged files
+            earlier = [other for other in steps if other < step]
+            offer = f"; --checkpoint {earlier[-1]} goes back to the one before" if earlier else ""
+            reason = " ".join(str(error).split())[:160]
+            raise CheckpointError(
+                f"checkpoint {self.folder / str(step)} cannot be read{offer} ({reason})"
+            ) from error
+
+
+def set_aside(workdir: Path, after: int) -> list[Path]:
+    """Move checkpoints later than step `after` to `workdir/set_aside`, where nothing reads them."""
+    moved = []
+    folder = workdir / "checkpoints"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.isdigit() and int(path.name) > after:
+            target = workdir / "set_aside" / path.name
+            while target.exists():
+                target = target.with_name(target.name + "_")
+            target.parent.mkdir(exist_ok=True)
+            moved.append(path.rename(target))
+    return moved

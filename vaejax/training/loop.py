@@ -1,0 +1,226 @@
+"""`fit` trains a run, or continues it; `load` reads it back."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vaejax.config import validate
+from vaejax.data.arrays import Dataset, checked
+from vaejax.data.batches import batch_indices, batch_rows
+from vaejax.data.sources import dataset_from
+from vaejax.models.vae import VAE
+from vaejax.objectives.regularizers import make_method
+from vaejax.parallel import AXIS
+from vaejax.training import workdir as files
+from vaejax.training.checkpoint import Checkpoints, set_aside
+from vaejax.training.metrics import MetricsLog, check_finite
+from vaejax.training.progress import ProgressReport
+from vaejax.training.state import TrainState, initial_state
+from vaejax.training.step import TrainStep, make_train_step, pmapped
+from vaejax.training.validation import make_split_terms, means
+
+_SHOWN = ("loss", "elbo", "kl")
+
+
+def fit(
+    config: ConfigDict,
+    workdir: str | Path,
+    dataset: Dataset | None = None,
+    *,
+    num_devices: int | None = None,
+    checkpoint: int | None = None,
+    quiet: bool = False,
+) -> tuple[VAE, TrainState, ConfigDict]:
+    """Train until `config.num_steps`, continuing what `workdir` holds.  -> what `load` gives.
+
+    `dataset` replaces the one the config names.  `num_devices`: by default all that divide the
+    batch evenly.  `checkpoint`: go back to that step; later checkpoints move to `set_aside/`.  A
+    SIGTERM or SIGINT saves a checkpoint and returns early.  Raises ValueError for bad input, before
+    anything is written, and NonFiniteError when a loss or a gradient is not finite.
+    """
+    validate(config)
+    workdir = Path(workdir)
+    dataset = dataset_from(config) if dataset is None else checked(dataset)
+    train = dataset.splits["train"]
+    batch_indices(config.seed, 0, len(train), config.batch_size)  # refuses too large a batch
+    devices = usable_devices(config.batch_size, num_devices)
+    mapped_model, objective = make_method(config, dataset.x_shape, len(train), AXIS)
+    card = files.dataset_card(dataset)
+    files.check_same_run(workdir, config, card)
+
+    state = initial_state(
+        mapped_model, objective.players, config.seed, dataset.x_shape, config.ema_decay
+    )
+    train_step = make_train_step(
+        mapped_model,
+        objective.players,
+        scale=dataset.scale,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        axis_name=AXIS,
+    )
+    files.claim(workdir, config, card)
+    if checkpoint is not None:
+        _check_going_back(workdir, checkpoint)
+    with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
+        if checkpoint is not None or checkpoints.steps():
+            state = checkpoints.restore(state, checkpoint)
+        if checkpoint is not None:
+            set_aside(workdir, after=checkpoint)
+            checkpoints.reload()
+        model, _ = _unmapped(config, card)
+        run = _Run(config, workdir, dataset, model, checkpoints, quiet)
+        state = run.train(pmapped(train_step, devices), state, len(devices))
+    return model, state, config
+
+
+def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, TrainState, ConfigDict]:
+    """(model, state, config) of a run, from its folder alone; the latest checkpoint by default.
+
+    `model.apply(state.variables(), ...)` works under plain `jit`.  Raises ValueError when there is
+    no run, or its checkpoint cannot be read.
+    """
+    workdir = Path(workdir)
+    config = files.saved_config(workdir)
+    card = files.saved_card(workdir)
+    model, players = _unmapped(config, card)
+    like = jax.eval_shape(
+        lambda: initial_state(model, players, config.seed, tuple(card["x_shape"]), config.ema_decay)
+    )
+    with Checkpoints(workdir) as checkpoints:
+        return model, checkpoints.restore(like, checkpoint), config
+
+
+def usable_devices(batch_size: int, num_devices: int | None = None) -> list[jax.Device]:
+    """The local devices to map over: as many as divide the batch evenly, or the number asked for.
+
+    Raises ValueError when that number is not there or does not divide the batch.
+    """
+    devices = jax.local_devices()
+    if num_devices is None:
+        largest = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+        return devices[:largest]
+    if not 1 <= num_devices <= len(devices):
+        raise ValueError(f"{num_devices} devices asked for; there are {len(devices)}")
+    if batch_size % num_devices:
+        raise ValueError(f"batch_size {batch_size} does not divide evenly over {num_devices} devices")
+    return devices[:num_devices]
+
+
+def _check_going_back(workdir: Path, checkpoint: int) -> None:
+    with Checkpoints(workdir) as checkpoints:
+        steps = checkpoints.steps()
+    if checkpoint not in steps:
+        raise ValueError(f"no checkpoint {checkpoint} in {workdir} (there are {steps})")
+
+
+def _unmapped(config: ConfigDict, card: Mapping[str, Any]) -> tuple[VAE, Mapping]:
+    num_examples = card["splits"]["train"]["num_examples"]
+    model, objective = make_method(config, tuple(card["x_shape"]), num_examples)
+    return model, objective.players
+
+
+class _Run:
+    """The loop and what it writes."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        dataset: Dataset,
+        model: VAE,
+        checkpoints: Checkpoints,
+        quiet: bool,
+    ):
+        self.config, self.workdir, self.dataset = config, workdir, dataset
+        self.checkpoints, self.quiet = checkpoints, quiet
+        self.split_terms = make_split_terms(model, scale=dataset.scale, seed=config.seed)
+
+    def train(self, train_step: TrainStep, state: TrainState, num_devices: int) -> TrainState:
+        """Steps until `num_steps` or a signal."""
+        config, step = self.config, int(state.step)
+        if step >= config.num_steps:
+            return state
+        label = f"{config.regularizer} x {config.prior} on {config.dataset}"
+        with (
+            MetricsLog(self.workdir, step, config.tensorboard) as log,
+            ProgressReport(label, step, config.num_steps, self.quiet) as progress,
+            _Signals() as signals,
+        ):
+            pending = None
+            while step < config.num_steps and not signals.received:
+                state, metrics = train_step(state, *self._rows(step, num_devices))
+                step += 1
+                # What the last logged step gave is fetched only now, while this one runs.
+                self._log(pending, log, progress)
+                pending = (step, metrics) if self._due(step, config.log_every) else None
+                if self._due(step, config.eval_every) or self._due(step, config.checkpoint_every):
+                    self._log(pending, log, progress)
+                    pending = None
+                    self._evaluate_and_save(step, state, metrics, log)
+                progress.update(step)
+            self._log(pending, log, progress)
+            if step not in self.checkpoints.steps():
+                self._save(state, metrics, log)
+            self.checkpoints.wait()
+        return state
+
+    def _due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.config.num_steps
+
+    def _rows(self, step: int, num_devices: int) -> tuple[np.ndarray, ...]:
+        both = batch_rows(self.dataset, self.config.seed, step, self.config.batch_size)
+        return tuple(rows.reshape(num_devices, -1, *rows.shape[1:]) for rows in both)
+
+    def _log(self, pending: Any, log: MetricsLog, progress: ProgressReport) -> None:
+        if pending is None:
+            return
+        step, metrics = pending
+        values = {name: float(value) for name, value in sorted(metrics.items())}
+        log.write(step, "train", values)
+        progress.note(step, {name: values[name] for name in _SHOWN}, log.write_timing(step))
+
+    def _evaluate_and_save(
+        self, step: int, state: TrainState, metrics: Mapping[str, Any], log: MetricsLog
+    ) -> None:
+        if self._due(step, self.config.eval_every):
+            terms = self.split_terms(state.variables(), self.dataset.splits["test"])
+            log.write(step, "test", means(terms))
+        if self._due(step, self.config.checkpoint_every):
+            self._save(state, metrics, log)
+
+    def _save(self, state: TrainState, metrics: Mapping[str, Any], log: MetricsLog) -> None:
+        check_finite(int(state.step), metrics)
+        log.sync()
+        self.checkpoints.save(state)
+
+
+class _Signals:
+    """SIGTERM and SIGINT end the loop after the current step; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        signal.signal(number, self._before[number])

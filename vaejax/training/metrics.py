@@ -1,0 +1,98 @@
+"""Where numbers go: `metrics.jsonl` (a function of the run alone) and `timing.jsonl` (the clock)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vaejax.training.workdir import write_text
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is not finite."""
+
+
+class MetricsLog:
+    """Appends one JSON object per line; resuming at `step` first drops every later line."""
+
+    def __init__(self, workdir: Path, step: int, tensorboard: bool = False):
+        self._started, self._first_step = time.monotonic(), step
+        self._metrics = _resumed(workdir / "metrics.jsonl", step)
+        self._timing = _resumed(workdir / "timing.jsonl", step)
+        self._events = _event_writer(workdir, step) if tensorboard else None
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._metrics.close()
+        self._timing.close()
+        if self._events:
+            self._events.close()
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """One line of metrics.  Raises NonFiniteError after writing it."""
+        _append(self._metrics, {"step": step, "split": split, **_plain(values)})
+        if self._events:
+            for name, value in values.items():
+                self._events.add_scalar(f"{split}/{name}", value, step)
+        check_finite(step, values)
+
+    def write_timing(self, step: int) -> float:
+        """One line of wall-clock figures since this process began.  -> steps per second."""
+        seconds = time.monotonic() - self._started
+        rate = (step - self._first_step) / max(seconds, 1e-9)
+        row = {"step": step, "seconds": round(seconds, 3), "steps_per_second": round(rate, 3)}
+        _append(self._timing, row)
+        return rate
+
+    def sync(self) -> None:
+        """Put every line on disk: a checkpoint must not be newer than the lines before it."""
+        for file in (self._metrics, self._timing):
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def check_finite(step: int, values: Mapping[str, Any]) -> None:
+    """Raise NonFiniteError, naming step and metrics, unless every value is finite."""
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        raise NonFiniteError(f"at step {step} these are not finite: {', '.join(sorted(bad))}")
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSON-lines file; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines if line]
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, Any]:
+    # JSON has no NaN; the strings 'nan' and 'inf' keep the line readable by any parser.
+    return {name: v if math.isfinite(v) else str(v) for name, v in values.items()}
+
+
+def _append(file: Any, row: Mapping[str, Any]) -> None:
+    file.write(json.dumps(row) + "\n")
+    file.flush()
+
+
+def _resumed(path: Path, step: int) -> Any:
+    kept = [row for row in rows(path) if row["step"] <= step]
+    if path.exists():
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    return path.open("a")
+
+
+def _event_writer(workdir: Path, step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ValueError("config.tensorboard needs: pip install 'vaejax[tensorboard]'") from error
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)

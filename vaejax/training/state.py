@@ -1,0 +1,54 @@
+"""Everything that training changes: arrays, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from vaejax.models.vae import VAE, initial_variables
+from vaejax.types import Array, Player
+
+# Streams of random numbers: folded into the seed's key first, so that no two purposes share a draw.
+INIT, TRAIN, EVALUATE, COSTS, SAMPLE = range(5)
+
+
+class TrainState(struct.PyTreeNode):
+    """step: () int32, the number of updates done; opt_state by player; ema {} when it is off."""
+
+    step: Array
+    params: Mapping[str, Any]
+    opt_state: Mapping[str, Any]
+    stats: Mapping[str, Any]
+    ema: Mapping[str, Any]
+
+    def variables(self) -> dict[str, Any]:
+        """What evaluation and sampling use: the averaged parameters where they are kept."""
+        return {"params": self.ema or self.params, "batch_stats": self.stats}
+
+
+def stream_key(seed: int, stream: int) -> Array:
+    """The root key of one purpose.  -> () typed key."""
+    return jax.random.fold_in(jax.random.key(seed), stream)
+
+
+def owned(params: Mapping[str, Any], player: Player) -> dict[str, Any]:
+    """The parameter groups that `player` updates."""
+    return {group: params[group] for group in player.owns}
+
+
+def initial_state(
+    model: VAE,
+    players: Mapping[str, Player],
+    seed: int,
+    x_shape: tuple[int, ...],
+    ema_decay: float = 0.0,
+) -> TrainState:
+    """The state before the first update, a function of the seed alone."""
+    params, stats = initial_variables(model, stream_key(seed, INIT), x_shape)
+    opt_state = {name: player.tx.init(owned(params, player)) for name, player in players.items()}
+    ema = jax.tree.map(jnp.copy, params) if ema_decay else {}
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, stats, ema)

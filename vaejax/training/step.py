@@ -1,0 +1,101 @@
+"""One update of every player, written for one device's shard and mapped over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
+
+from vaejax.data.arrays import normalized
+from vaejax.models.vae import VAE
+from vaejax.parallel import AXIS, averaged, example_keys, positions
+from vaejax.training.state import TRAIN, TrainState, owned, stream_key
+from vaejax.types import Array, Batch, Metrics, Player
+
+TrainStep = Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]
+
+
+def make_batch(
+    rows: Array,
+    pair_rows: Array | None,
+    *,
+    scale: float,
+    root: Array,
+    step: Array | int,
+    axis_name: str | None = None,
+) -> Batch:
+    """Raw rows (B, *X) as a batch whose draws depend on (root, step, global position) alone."""
+    key = jax.random.fold_in(root, step)
+    example_key, batch_key = jax.random.split(key)
+    keys = example_keys(example_key, positions(len(rows), axis_name))
+    pair = None if pair_rows is None else normalized(pair_rows, scale)
+    return Batch(normalized(rows, scale), keys, batch_key, pair)
+
+
+def make_train_step(
+    model: VAE,
+    players: Mapping[str, Player],
+    *,
+    scale: float,
+    seed: int,
+    ema_decay: float = 0.0,
+    axis_name: str | None = None,
+) -> TrainStep:
+    """`(state, rows, pair_rows) -> (state, metrics)`, for `jax.jit`, or for `pmap` over `axis_name`.
+
+    rows, pair_rows: (B, *X) raw.  All players see the parameters before the update.
+    """
+
+    def train_step(state: TrainState, rows: Array, pair_rows: Array) -> tuple[TrainState, Metrics]:
+        root = stream_key(seed, TRAIN)
+        batch = make_batch(
+            rows, pair_rows, scale=scale, root=root, step=state.step, axis_name=axis_name
+        )
+        params, opt_state, stats = dict(state.params), dict(state.opt_state), dict(state.stats)
+        metrics: dict[str, Array] = {}
+        for name, player in players.items():
+            grads, seen, new_stats = gradients(model, player, state, batch, axis_name)
+            mine = owned(state.params, player)
+            updates, opt_state[name] = player.tx.update(grads, state.opt_state[name], mine)
+            params |= optax.apply_updates(mine, updates)
+            # A forward pass also advances statistics of groups its player only reads: drop those.
+            stats |= {group: new_stats[group] for group in player.owns if group in new_stats}
+            metrics |= {**seen, f"grad_norm/{name}": optax.global_norm(grads)}
+        ema = optax.incremental_update(params, state.ema, 1 - ema_decay) if state.ema else {}
+        return TrainState(state.step + 1, params, opt_state, stats, ema), metrics
+
+    return train_step
+
+
+def gradients(
+    model: VAE, player: Player, state: TrainState, batch: Batch, axis_name: str | None = None
+) -> tuple[dict[str, Any], Metrics, Mapping[str, Any]]:
+    """Gradients of what the player owns, its metrics, and the statistics after its forward pass.
+
+    Gradients and metrics are means over `axis_name`.
+    """
+    loss = nn.apply(player.loss, model, mutable=["batch_stats"])
+
+    def loss_of_owned(groups: dict[str, Any]) -> tuple[Array, Any]:
+        variables = {"params": {**state.params, **groups}, "batch_stats": state.stats}
+        (value, metrics), updated = loss(variables, batch, state.step)
+        return value, (metrics, updated.get("batch_stats", {}))
+
+    grad = jax.grad(loss_of_owned, has_aux=True)
+    grads, (metrics, stats) = grad(owned(state.params, player))
+    return *averaged((grads, metrics), axis_name), stats
+
+
+def pmapped(train_step: TrainStep, devices: list[jax.Device]) -> TrainStep:
+    """`train_step` on all `devices`: the state has no device axis, rows have a leading one."""
+    return jax.pmap(
+        train_step,
+        axis_name=AXIS,
+        in_axes=(None, 0, 0),
+        out_axes=None,
+        devices=devices,
+        donate_argnums=(0,),
+    )

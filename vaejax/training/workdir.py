@@ -1,0 +1,93 @@
+"""The files of a run, and the promise that none of them is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vaejax.config import differing_keys, from_json, to_json
+from vaejax.data.arrays import Dataset
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `path` in one piece: after a crash it holds the old text or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def dataset_card(dataset: Dataset) -> dict[str, Any]:
+    """What a run remembers of its data: shapes, sizes and the SHA-256 of each split."""
+    return {
+        "name": dataset.name,
+        "x_shape": list(dataset.x_shape),
+        "scale": dataset.scale,
+        "splits": {
+            split: {
+                "num_examples": len(rows),
+                "sha256": hashlib.sha256(np.ascontiguousarray(rows)).hexdigest(),
+            }
+            for split, rows in dataset.splits.items()
+        },
+    }
+
+
+def saved_config(workdir: Path) -> ConfigDict:
+    """The config of the run in `workdir`.  Raises ValueError when there is none, or it is damaged."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"no run in {workdir}: {path} does not exist")
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def saved_card(workdir: Path) -> dict[str, Any]:
+    """The dataset card of the run in `workdir`.  Raises ValueError."""
+    path = workdir / "dataset.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def check_same_run(workdir: Path, config: ConfigDict, card: dict[str, Any]) -> None:
+    """Raise ValueError when `workdir` holds files of another run, naming what differs."""
+    if not (workdir / "config.json").is_file():
+        ours = ("metrics.jsonl", "timing.jsonl", "checkpoints", "evaluation.json")
+        found = [name for name in ours if (workdir / name).exists()]
+        if found:
+            raise ValueError(f"{workdir} has {', '.join(found)} but no config.json; take another")
+        return
+    check_same_config(workdir, config)
+    if (workdir / "dataset.json").exists() and saved_card(workdir) != card:
+        raise ValueError(f"{workdir} holds a run on other data than this {card['name']!r}")
+
+
+def check_same_config(workdir: Path, config: ConfigDict) -> None:
+    """Raise ValueError, naming the differing keys, unless `workdir` holds a run of `config`."""
+    differing = differing_keys(saved_config(workdir), from_json(to_json(config)))
+    if differing:
+        shown = "; ".join(differing[:6]) + ("; ..." if len(differing) > 6 else "")
+        raise ValueError(f"{workdir} holds the run of another config (there != here): {shown}")
+
+
+def claim(workdir: Path, config: ConfigDict, card: dict[str, Any]) -> None:
+    """Make `workdir` that of this run; its files are written once."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("dataset.json", json.dumps(card, indent=2) + "\n"),
+        ("config.json", to_json(config)),
+    ):
+        if not (workdir / name).exists():
+            write_text(workdir / name, text)
