@@ -72,11 +72,13 @@ echo "environment: installing vaejax${extra:+[$extra]} into .venv, about a minut
 if ! install; then
   # Until pip has downloaded everything, what was there before is untouched and stays valid.
   grep -q '^Installing collected packages' "$log" || echo "$before" >"$stamp"
-  die "install failed: $(grep '^ERROR' "$log" | tail -n 1) (log: $log)"
+  die "install failed: $(grep -m 1 '^ERROR' "$log") (log: $log)"
 fi
 
 {
   echo "at $PWD"
-  echo "$before" | grep -F "$key" || true
-  printf '%s\n' "$key runtime" ${extra:+"$key $extra"}
+  {
+    echo "$before" | grep -F "$key" || true
+    printf '%s\n' "$key runtime" ${extra:+"$key $extra"}
+  } | sort -u
 } >"$stamp"

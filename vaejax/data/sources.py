@@ -20,7 +20,7 @@ from vaejax.data.arrays import SPLITS, Dataset, checked
 _DIGITS = Path(__file__).with_name("digits.npz")
 _CHUNK = 1_000  # examples decoded at a time
 # The command line of TFDS imports these three; reading a prepared directory needs none of them.
-_TFDS = "(where tensorflow, apache-beam and mlcroissant are installed) tfds"
+_TFDS_NEEDS = "(where tensorflow, apache-beam and mlcroissant are installed)"
 
 
 def dataset_from(config: ConfigDict) -> Dataset:
@@ -128,7 +128,7 @@ def _prepared(name: str, x_shape: tuple[int, ...]) -> Dataset:
 def _columns_by_split(folder: Path, x_shape: tuple[int, ...]) -> dict[str, dict[str, np.ndarray]]:
     import tensorflow_datasets as tfds
 
-    builder: Any = tfds.builder_from_directory(folder, file_format="array_record")
+    builder: Any = tfds.builder_from_directory(folder)
     features = builder.info.features
     if features["image"].shape != x_shape:
         raise ValueError(f"images have shape {features['image'].shape}; they must be {x_shape}")
@@ -159,13 +159,13 @@ def _array_record_folder(name: str) -> Path:
     if infos:
         raise ValueError(
             f"{name}: {infos[0].parent} is prepared as {', '.join(_file_formats(infos[0]))}, which "
-            f"cannot be read without TensorFlow; convert it with: {_TFDS} convert_format "
-            f"--root_data_dir={root} --out_file_format=array_record"
+            "cannot be read without TensorFlow; convert it with `tfds convert_format "
+            f"--root_data_dir={root} --out_file_format=array_record` {_TFDS_NEEDS}"
         )
     raise ValueError(
         f"{name}: no prepared copy, looked for {root / name}/<version>/dataset_info.json; set "
-        f"TFDS_DATA_DIR to a directory with a prepared array_record copy, or make one with: {_TFDS}"
-        f" build {name} --file_format=array_record --data_dir={root}"
+        "TFDS_DATA_DIR to a directory with a prepared array_record copy, or make one with "
+        f"`tfds build {name} --file_format=array_record --data_dir={root}` {_TFDS_NEEDS}"
     )
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaejax.config import validate
+from vaejax.config import saved_config, validate
 from vaejax.data.arrays import Dataset, checked
 from vaejax.data.batches import batch_indices, batch_rows
 from vaejax.data.sources import dataset_from
@@ -90,7 +90,7 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, Train
     no run, or its checkpoint cannot be read.
     """
     workdir = Path(workdir)
-    config = files.saved_config(workdir)
+    config = saved_config(workdir)
     card = files.saved_card(workdir)
     model, players = _unmapped(config, card)
     like = jax.eval_shape(

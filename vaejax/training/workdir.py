@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaejax.config import differing_keys, from_json, to_json
+from vaejax.config import check_same_config, to_json
 from vaejax.data.arrays import Dataset
 
 
@@ -41,17 +41,6 @@ def dataset_card(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def saved_config(workdir: Path) -> ConfigDict:
-    """The config of the run in `workdir`.  Raises ValueError when there is none, or it is damaged."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"no run in {workdir}: {path} does not exist")
-    try:
-        return from_json(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
 def saved_card(workdir: Path) -> dict[str, Any]:
     """The dataset card of the run in `workdir`.  Raises ValueError."""
     path = workdir / "dataset.json"
@@ -72,14 +61,6 @@ def check_same_run(workdir: Path, config: ConfigDict, card: dict[str, Any]) -> N
     check_same_config(workdir, config)
     if (workdir / "dataset.json").exists() and saved_card(workdir) != card:
         raise ValueError(f"{workdir} holds a run on other data than this {card['name']!r}")
-
-
-def check_same_config(workdir: Path, config: ConfigDict) -> None:
-    """Raise ValueError, naming the differing keys, unless `workdir` holds a run of `config`."""
-    differing = differing_keys(saved_config(workdir), from_json(to_json(config)))
-    if differing:
-        shown = "; ".join(differing[:6]) + ("; ..." if len(differing) > 6 else "")
-        raise ValueError(f"{workdir} holds the run of another config (there != here): {shown}")
 
 
 def claim(workdir: Path, config: ConfigDict, card: dict[str, Any]) -> None:

@@ -1,0 +1,16 @@
+"""celeba"""
+
+from ml_collections import ConfigDict
+
+from vaejax.config import default_config, with_preset
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    config = default_config()
+    config.dataset = "celeb_a"
+    config.encoder = config.decoder = "celeba"
+    config.latent_dim = 64
+    config.batch_size = 50
+    config.num_steps = 100_000
+    config.likelihoods.gaussian.mse_weight = 10.0
+    return with_preset(config, preset)

@@ -1,0 +1,36 @@
+"""Eight simulated devices and JAX's strict flags, set before JAX is imported."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+# Collectives of 8 simulated devices on few cores can wait for each other for ever otherwise.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+jax.config.update("jax_debug_key_reuse", True)
+
+PRIORS = ("standard_normal", "decoupled")
+REGULARIZERS = ("none", "beta_h", "beta_b", "beta_tc", "factor", "info")
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def tiny():
+    """`tiny(prior, regularizer)`: the two-moons config of `configs/tiny.py`, unlocked."""
+    from vaejax.config import load_config
+
+    def config(prior="decoupled", regularizer="beta_tc"):
+        config = load_config("configs/tiny.py")
+        config.prior, config.regularizer = prior, regularizer
+        return config.unlock()
+
+    return config

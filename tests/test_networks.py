@@ -1,0 +1,191 @@
+"""Trunks have the published sizes, and each does what its description says."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vaejax.config import default_config
+from vaejax.models import networks
+from vaejax.models.networks import DECODERS, ENCODERS, Critic, MLPDecoder, MLPEncoder
+from vaejax.models.vae import make_model
+
+# Encoder + posterior head, and decoder, as (constant, per latent dimension).  Biases and batch norm
+# scales and offsets count, running statistics do not.
+COUNTS = {
+    "mlp": ((2,), (5_350, 102), (5_352, 50)),
+    "mnist": ((28, 28, 1), (232_576, 514), (233_057, 256)),
+    "mnist_factor": ((28, 28, 1), (1_281_184, 514), (1_281_185, 256)),
+    "svhn": ((32, 32, 3), (73_984, 1_026), (80_451, 512)),
+    "celeba": ((64, 64, 3), (1_740_448, 2_050), (980_227, 1_024)),
+}
+# The totals that the paper's code gives, for both parts together.
+TOTALS = {
+    "mlp": (10_702, 152),
+    "mnist": (465_633, 770),
+    "mnist_factor": (2_562_369, 770),
+    "svhn": (154_435, 1_538),
+    "celeba": (2_720_675, 3_074),
+}
+
+
+def abstract_params(config, x_shape, critic=None):
+    """The model and its parameters as shapes: nothing is computed."""
+    model = make_model(config, x_shape, critic)
+    x = jax.ShapeDtypeStruct((2, *x_shape), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    init = jax.eval_shape(lambda *args: model.init(*args, method="touch"), key, x, keys)
+    return model, init
+
+
+def size(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def randomized(variables, seed: int, scale: float = 0.5):
+    """Variables with every array drawn anew, so that no bias or statistic is trivial."""
+    rng = np.random.default_rng(seed)
+    leaves, structure = jax.tree.flatten(variables)
+    drawn = [rng.normal(0, scale, leaf.shape).astype(np.float32) for leaf in leaves]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_counts_cover_every_trunk():
+    assert COUNTS.keys() == TOTALS.keys() == ENCODERS.keys() == DECODERS.keys()
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("latent_dim", [2, 7])
+def test_encoder_and_decoder_have_the_published_parameter_counts(name, latent_dim):
+    x_shape, encoder, decoder = COUNTS[name]
+    config = default_config().unlock()
+    config.encoder = config.decoder = name
+    config.latent_dim = latent_dim
+    model, variables = abstract_params(config, x_shape)
+    params = variables["params"]
+    counts = size(params["encoder"]) + size(params["posterior"]), size(params["decoder"])
+    assert counts == (encoder[0] + encoder[1] * latent_dim, decoder[0] + decoder[1] * latent_dim)
+    assert sum(counts) == TOTALS[name][0] + TOTALS[name][1] * latent_dim
+    z = jax.ShapeDtypeStruct((3, latent_dim), jnp.float32)
+    decoded = jax.eval_shape(lambda v, z: model.apply(v, z, method="decode"), variables, z)
+    assert decoded.shape == (3, *x_shape)
+
+
+@pytest.mark.parametrize("latent_dim", [2, 7])
+def test_flow_and_critic_have_the_published_parameter_counts(latent_dim):
+    config = default_config().unlock()
+    config.latent_dim = latent_dim
+    critic = config.regularizers.factor
+    sizes = critic.critic_width, critic.critic_depth
+    params = abstract_params(config, (2,), Critic(*sizes))[1]["params"]
+    assert size(params["critic"]) == 1_000 * latent_dim + 4_007_002
+    assert size(params["prior"]) == 1_548 * latent_dim + 50_688
+    nets = params["prior"]["flow"]
+    assert len(nets) == 12
+    assert {size(net) for net in nets.values()} == {129 * latent_dim + 4_224}
+
+
+@pytest.mark.parametrize("module", [MLPEncoder, MLPDecoder])
+@pytest.mark.parametrize("slope", [1.0, 0.01])
+def test_mlp_is_affine_exactly_when_the_leaky_slope_is_one(module, slope, key):
+    shape = {"x_shape": (2, 3)} if module is MLPDecoder else {}
+    net = module(widths=(16, 8), leaky_slope=slope, **shape)
+    a, b = normal(5, 4), normal(5, 4, seed=1)
+    variables = randomized(net.init(key, a), seed=2)
+    apply = jax.jit(net.apply)
+    between = apply(variables, 0.3 * a + 0.7 * b)
+    line = 0.3 * apply(variables, a) + 0.7 * apply(variables, b)
+    assert np.allclose(between, line, atol=1e-5) is (slope == 1.0)
+
+
+def test_leaky_slope_reaches_every_network_that_has_one(key):
+    """With slope 1, the CelebA decoder in evaluation mode is affine too: no hidden rectifier."""
+    net = networks.CelebADecoder((64, 64, 1), leaky_slope=1.0)
+    a, b = normal(1, 2), normal(1, 2, seed=1)
+    variables = jax.jit(net.init)(key, a)
+    apply = jax.jit(net.apply)
+    line = 0.5 * apply(variables, a) + 0.5 * apply(variables, b)
+    np.testing.assert_allclose(apply(variables, (a + b) / 2), line, atol=1e-4)
+
+
+def test_upsampling_is_nearest_with_repeated_edges():
+    x = normal(2, 3, 5, 4)
+    expected = np.empty((2, 8, 12, 4), np.float32)
+    for row, column in itertools.product(range(8), range(12)):
+        source = np.clip(row - 1, 0, 5) // 2, np.clip(column - 1, 0, 9) // 2
+        expected[:, row, column] = x[:, source[0], source[1]]
+    np.testing.assert_array_equal(networks._upsampled(jnp.asarray(x)), expected)
+
+
+@pytest.mark.parametrize(
+    ("transposed", "plain"),
+    [
+        (networks._doubling(5), networks._halving(3)),
+        (networks._growing(5), networks._conv3(3, networks._VALID)),
+    ],
+    ids=["doubling", "growing"],
+)
+def test_transposed_convolution_is_the_adjoint_of_the_plain_one(transposed, plain, key):
+    """<conv(x), y> == <x, transposed(y)>: padding and stride mirror each other."""
+    x = normal(2, 8, 8, 5)
+    variables = randomized(plain.init(key, x), seed=3)
+    variables["params"]["bias"] *= 0
+    kernel = variables["params"]["kernel"]
+    down = np.asarray(plain.apply(variables, x))
+    y = normal(*down.shape, seed=1)
+    flipped = {"kernel": kernel[::-1, ::-1].transpose(0, 1, 3, 2), "bias": np.zeros(5)}
+    up = transposed.apply({"params": flipped}, y)
+    assert up.shape == x.shape
+    np.testing.assert_allclose(np.sum(down * y), np.sum(x * up), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoding_in_evaluation_mode_ignores_the_rest_of_the_batch(name, key):
+    x_shape = COUNTS[name][0]
+    encoder = ENCODERS[name](**default_config().encoders[name].to_dict())
+    x = normal(3, *x_shape)
+    variables = dict(jax.jit(encoder.init)(key, x))
+    if "batch_stats" in variables:  # far from those of this batch, and positive
+        stats = randomized(variables["batch_stats"], seed=4)
+        variables["batch_stats"] = jax.tree.map(lambda stat: np.abs(stat) + 0.1, stats)
+    other = x.copy()
+    other[1:] = 5 * normal(2, *x_shape, seed=1) + 1
+
+    apply = jax.jit(encoder.apply)
+    np.testing.assert_array_equal(apply(variables, x)[0], apply(variables, other)[0])
+    assert np.abs(apply(variables, x)[1] - apply(variables, other)[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["svhn", "celeba"])
+def test_batch_norm_in_training_uses_the_batch_and_moves_its_statistics(name, key):
+    """One training pass from mean 0, variance 1 moves both a tenth of the way to the batch's."""
+    x = normal(4, *COUNTS[name][0])
+    encoder = ENCODERS[name]()
+    variables = jax.jit(encoder.init)(key, x)
+
+    @jax.jit
+    def first_layer(variables, x):
+        def is_first(module, method):
+            return module.name == "Conv_0"
+
+        output, state = encoder.apply(
+            variables,
+            x,
+            True,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=is_first,
+        )
+        return state["intermediates"]["Conv_0"]["__call__"][0], state["batch_stats"]
+
+    hidden, stats = first_layer(variables, x)
+    moved = stats["BatchNorm_0"]
+    mean, variance = hidden.mean(axis=(0, 1, 2)), hidden.var(axis=(0, 1, 2))
+    np.testing.assert_allclose(moved["mean"], 0.1 * mean, atol=1e-5)
+    np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * variance, rtol=1e-4)

@@ -1,0 +1,186 @@
+"""The command line: flags, one line for bad input, and nothing else.
+
+Heavy imports happen inside the command that needs them, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_CONFIG_HELP = """
+Any key of the config can be overridden, for example
+  --config.prior=decoupled --config.regularizer=beta_tc --config.regularizers.beta_tc.beta=6
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.  -> exit status: 0, 1 (training diverged) or 2 (bad input)."""
+    arguments, overrides = _parser().parse_known_args(argv)
+    warnings.showwarning = _show_warning
+    try:
+        _refuse_strangers(overrides)
+        return arguments.command(arguments, overrides)
+    except (ValueError, OSError, RuntimeError) as error:
+        status = _status(error)
+        if status is None:
+            raise
+        print(f"vaejax: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vaejax",
+        description="Variational autoencoders with decoupled priors: train, evaluate, sample, draw.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = _command(commands, "train", _train, "train a run, or continue it", _CONFIG_HELP)
+    train.add_argument("--devices", type=int, metavar="N", help="default: all that fit the batch")
+    train.add_argument("--quiet", action="store_true", help="no progress")
+
+    evaluate = _command(commands, "evaluate", _evaluate, "write evaluation.json of a run")
+    evaluate.add_argument("--split", default="test", help="train or test (default: test)")
+    evaluate.add_argument(
+        "--importance-samples",
+        type=int,
+        default=1000,
+        metavar="S",
+        help="draws per example of the importance-weighted bound (default: 1000; 0: none)",
+    )
+
+    sample = _command(commands, "sample", _sample, "draw samples: a PNG and an .npz")
+    sample.add_argument("--num", type=int, default=64, metavar="N", help="default: 64")
+    sample.add_argument("--seed", type=int, default=0, help="default: 0")
+
+    _command(commands, "figures", _figures, "draw the figures of a run")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, function: Callable[..., int], text: str, epilog: str = ""
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=function)
+    parser.add_argument("--workdir", required=True, metavar="W", help="folder of the run")
+    parser.add_argument(
+        "--config", metavar="F", help="file.py, file.py:preset or config.json; default: the run's"
+    )
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the latest")
+    return parser
+
+
+def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    config = _resolved_config(arguments, overrides)
+    from vaejax.training.loop import fit
+
+    _, state, _ = fit(
+        config,
+        arguments.workdir,
+        num_devices=arguments.devices,
+        checkpoint=arguments.checkpoint,
+        quiet=arguments.quiet,
+    )
+    step = int(state.step)
+    if step < config.num_steps:
+        print(f"stopped and saved at step {step} of {config.num_steps}; the same command goes on")
+    else:
+        print(f"{arguments.workdir} is complete: {step} steps")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    config = _run_config(arguments, overrides)
+    from vaejax.evaluation.evaluate import evaluate
+    from vaejax.reporting.summary import summary
+
+    result = evaluate(
+        arguments.workdir,
+        split=arguments.split,
+        importance_samples=arguments.importance_samples,
+        checkpoint=arguments.checkpoint,
+    )
+    print(summary(result, config, arguments.workdir))
+    return 0
+
+
+def _sample(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    _run_config(arguments, overrides)
+    from vaejax.reporting.run import write_samples
+
+    for path in write_samples(
+        arguments.workdir, arguments.num, arguments.seed, checkpoint=arguments.checkpoint
+    ):
+        print(path)
+    return 0
+
+
+def _figures(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    _run_config(arguments, overrides)
+    from vaejax.reporting.run import write_figures
+
+    for path in write_figures(arguments.workdir, checkpoint=arguments.checkpoint):
+        print(path)
+    return 0
+
+
+def _resolved_config(arguments: argparse.Namespace, overrides: list[str]) -> Any:
+    """The config of --config, else of the run, with the overrides applied and validated."""
+    from vaejax.config import load_config, overridden, saved_config
+
+    if arguments.config is None:
+        config = saved_config(Path(arguments.workdir))
+    else:
+        config = load_config(arguments.config)
+    return overridden(config, overrides)
+
+
+def _run_config(arguments: argparse.Namespace, overrides: list[str]) -> Any:
+    """The config of the run, which --config and overrides, where given, must agree with."""
+    from vaejax.config import check_same_config, saved_config
+
+    workdir = Path(arguments.workdir)
+    if arguments.config is not None or overrides:
+        check_same_config(workdir, _resolved_config(arguments, overrides))
+    return saved_config(workdir)
+
+
+def _refuse_strangers(arguments: list[str]) -> None:
+    """Only --config.KEY=VALUE, or --config.KEY VALUE, may be left over."""
+    value_follows = False
+    for argument in arguments:
+        if not argument.startswith("--config.") and not value_follows:
+            raise ValueError(f"unknown argument {argument!r}; see --help")
+        value_follows = argument.startswith("--config.") and "=" not in argument
+
+
+def _status(error: Exception) -> int | None:
+    """2 for bad input, 1 for a diverged run, None for a bug, which keeps its traceback."""
+    if type(error).__name__ == "NonFiniteError":
+        return 1
+    if isinstance(error, OSError):
+        return 2
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    # Our own code raises ValueError for bad input only; one from inside a library is a bug.
+    ours = trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("vaejax")
+    return 2 if ours and isinstance(error, ValueError) else None
+
+
+def _show_warning(message: Any, category: type[Warning], filename: str, *more: Any) -> None:
+    if issubclass(category, UserWarning) and "vaejax" in filename:
+        print(f"vaejax: warning: {message}", file=sys.stderr)

@@ -1,0 +1,35 @@
+"""The configuration: one strict tree of plain values, and the six-line lookup that reads it.
+
+A choice is a name (`config.prior = "decoupled"`); its hyper-parameters are the row of that name in
+the plural table (`config.priors.decoupled`).  Every row is the keyword arguments of one function.
+"""
+
+from vaejax.config.defaults import CHOICES, default_config
+from vaejax.config.files import (
+    check_same_config,
+    differing_keys,
+    from_json,
+    load_config,
+    overridden,
+    saved_config,
+    to_json,
+)
+from vaejax.config.lookup import build, nearest, unknown, validate
+from vaejax.config.presets import with_preset
+
+__all__ = [
+    "CHOICES",
+    "build",
+    "check_same_config",
+    "default_config",
+    "differing_keys",
+    "from_json",
+    "load_config",
+    "nearest",
+    "overridden",
+    "saved_config",
+    "to_json",
+    "unknown",
+    "validate",
+    "with_preset",
+]

@@ -1,0 +1,136 @@
+"""The whole tree of choices and hyper-parameters, with our defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# Choice -> table of rows.  A name is allowed when its table has a row for it.
+CHOICES = {
+    "dataset": "datasets",
+    "encoder": "encoders",
+    "posterior": "posteriors",
+    "prior": "priors",
+    "decoder": "decoders",
+    "likelihood": "likelihoods",
+    "regularizer": "regularizers",
+    "optimizer": "optimizers",
+    "schedule": "schedules",
+}
+
+
+def default_config() -> ConfigDict:
+    """The whole tree with our defaults (handwritten digits, beta-TC-dpVAE).  Locked."""
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "dataset": "digits",
+            "latent_dim": 2,
+            "encoder": "mlp",
+            "posterior": "diagonal_gaussian",
+            "prior": "decoupled",
+            "decoder": "mlp",
+            "likelihood": "gaussian",
+            "regularizer": "beta_tc",
+            "optimizer": "adam",
+            "schedule": "constant",
+            "batch_size": 100,
+            "num_steps": 10_000,
+            "log_every": 100,
+            "eval_every": 1_000,
+            "checkpoint_every": 1_000,
+            "keep_checkpoints": 3,
+            "reduction": "mean",  # or "published_sum": the authors' mixed sums and means
+            "clip_norm": 0.0,  # global gradient norm, 0 = off
+            "ema_decay": 0.0,  # moving average of the parameters used for evaluation, 0 = off
+            "tensorboard": False,
+            "datasets": _datasets(),
+            **_parts(),
+            "regularizers": _regularizers(),
+            "optimizers": {
+                "adam": {"b1": 0.9, "b2": 0.999},
+                "adamw": {"b1": 0.9, "b2": 0.999, "weight_decay": 1e-4},
+                "sgd": {"momentum": 0.9},
+            },
+            "schedules": {
+                "constant": {"learning_rate": 1e-3},
+                "cosine": {"learning_rate": 1e-3, "warmup_steps": 0, "final_fraction": 0.0},
+            },
+        }
+    )
+    return config.lock()
+
+
+def _datasets() -> dict[str, Any]:
+    return {
+        "digits": {},
+        "two_moons": {"num_train": 10_000, "num_test": 2_000, "noise": 0.05, "seed": 0},
+        "mnist": {},
+        "svhn_cropped": {},
+        "celeb_a": {},
+        "stand_in": {"x_shape": (32, 32, 3), "num_train": 512, "num_test": 128},
+    }
+
+
+def _parts() -> dict[str, Any]:
+    """Rows of the model's parts; spec of the architectures: arXiv 1911.10506, appendix."""
+    return {
+        "encoders": {
+            "mlp": {"widths": (100, 50), "leaky_slope": 0.01},
+            "mnist": {},
+            "mnist_factor": {},
+            "svhn": {},
+            "celeba": {"leaky_slope": 0.01},
+        },
+        "posteriors": {"diagonal_gaussian": {"log_variance_bound": 20.0}, "deterministic": {}},
+        "priors": {
+            "standard_normal": {},
+            "decoupled": {
+                "num_blocks": 6,
+                "mask": "alternating",  # or "half": first `mask_percent` % pass through, then the rest
+                "mask_percent": 50.0,
+                "width": 64,
+                "leaky_slope": 0.01,
+                "t_activation": "tanh",  # or "none"
+                "zero_init": False,
+                "kl_constant": True,  # False drops -D/2 from the KL, as the authors' code does
+            },
+        },
+        "decoders": {
+            "mlp": {"widths": (50, 100), "leaky_slope": 0.01},
+            "mnist": {},
+            "mnist_factor": {},
+            "svhn": {},
+            "celeba": {"leaky_slope": 0.01},
+        },
+        "likelihoods": {
+            "gaussian": {"mse_weight": 1.0},  # w = 1 / (2 sigma^2)
+            "learned_gaussian": {"initial_scale": 0.3},
+            "bernoulli": {},
+        },
+    }
+
+
+def _regularizers() -> dict[str, Any]:
+    return {
+        "none": {},
+        "beta_h": {"beta": 5.0},
+        "beta_b": {"gamma": 15.0, "capacity": 25.0, "capacity_steps": 100_000},
+        "beta_tc": {
+            "alpha": 1.0,
+            "beta": 4.0,
+            "gamma": 1.0,
+            "estimator": "mss",  # minibatch stratified; "mws", "mss_published"
+            "log_det": True,  # False omits log|det dg/dz|, as the authors' code does
+        },
+        "factor": {
+            "gamma": 10.0,
+            "critic_width": 1_000,
+            "critic_depth": 5,
+            "critic_learning_rate": 1e-4,
+            "critic_b1": 0.9,
+            "critic_b2": 0.999,
+        },
+        "info": {"alpha": 0.0, "lambda_": 11.0, "bandwidth": "published", "unbiased": False},
+    }

@@ -1,0 +1,132 @@
+"""Configs as Python files, as JSON, and as the memory of a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from vaejax.config.lookup import nearest, validate
+
+
+def load_config(path: str) -> ConfigDict:
+    """The config of `file.py`, `file.py:preset` (its `get_config`) or `config.json`.
+
+    Raises ValueError when there is no such file or it holds no config.
+    """
+    name, _, preset = path.partition(":")
+    file = Path(name)
+    if not file.is_file():
+        raise ValueError(f"no config file {name!r}{_nearest_file(file)}")
+    if file.suffix == ".json":
+        return from_json(file.read_text())
+    spec = importlib.util.spec_from_file_location(f"vaejax_config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{name!r} is neither a Python file nor a JSON file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(preset) if preset else module.get_config()
+    except (AttributeError, KeyError, NameError, SyntaxError, TypeError, ImportError) as error:
+        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+    return config.lock()
+
+
+def _nearest_file(file: Path) -> str:
+    folder = file.parent
+    return nearest(str(file), map(str, folder.iterdir())) if folder.is_dir() else ""
+
+
+def overridden(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+    """`config` with flags like --config.prior=decoupled applied, validated and locked.
+
+    Raises ValueError for an unknown key, or a value of the wrong type.
+    """
+    for argument in arguments:
+        if argument.startswith("--config."):
+            _check_key(config, argument.partition("=")[0].removeprefix("--config."))
+    flag_values = flags.FlagValues()
+    argv = ["vaejax", *arguments]
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=flag_values, sys_argv=argv)
+        flag_values(argv)
+    except (flags.Error, TypeError) as error:
+        raise ValueError(str(error)) from error
+    validate(config)
+    return config.lock()
+
+
+def _check_key(config: ConfigDict, dotted: str) -> None:
+    """Raise ValueError when `dotted` (e.g. "priors.decoupled.width") is no key of the config."""
+    node: Any = config
+    for depth, part in enumerate(dotted.split(".")):
+        path = ".".join(["config", *dotted.split(".")[:depth]])
+        if not isinstance(node, ConfigDict):
+            raise ValueError(f"{path} is a value; it has no key {part!r}")
+        if part not in node:
+            raise ValueError(f"unknown key {path}.{part}{nearest(part, node.keys())}")
+        node = node[part]
+
+
+def differing_keys(one: ConfigDict, other: ConfigDict) -> list[str]:
+    """Dotted keys whose values differ, as 'key: a != b', sorted."""
+    flat_one, flat_other = _flat(one.to_dict()), _flat(other.to_dict())
+    keys = sorted(flat_one.keys() | flat_other.keys())
+    pairs = [(key, flat_one.get(key), flat_other.get(key)) for key in keys]
+    return [f"{key}: {a!r} != {b!r}" for key, a, b in pairs if a != b]
+
+
+def _flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config as JSON text; tuples become lists."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config that `to_json` wrote, validated.  Raises ValueError."""
+    return _from_tree(json.loads(text))
+
+
+def _from_tree(tree: Any) -> ConfigDict:
+    if not isinstance(tree, dict):
+        raise ValueError("a config is a JSON object")
+    config = ConfigDict(_tuples(tree))
+    validate(config)
+    return config.lock()
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def saved_config(workdir: Path) -> ConfigDict:
+    """The config of the run in `workdir`.  Raises ValueError when there is none, or it is damaged."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"no run in {workdir}: {path} does not exist")
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def check_same_config(workdir: Path, config: ConfigDict) -> None:
+    """Raise ValueError, naming the differing keys, unless `workdir` holds a run of `config`."""
+    differing = differing_keys(saved_config(workdir), from_json(to_json(config)))
+    if differing:
+        shown = "; ".join(differing[:6]) + ("; ..." if len(differing) > 6 else "")
+        raise ValueError(f"{workdir} holds the run of another config (there != here): {shown}")

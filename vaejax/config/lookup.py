@@ -1,0 +1,89 @@
+"""Names to functions, strictly: every mistake is one line that offers the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vaejax.config.defaults import CHOICES, default_config
+
+REDUCTIONS = ("mean", "published_sum")
+# Integers and floats are at least 1 and 0; these may be lower.
+_MAY_BE_ZERO = ("seed", "warmup_steps")
+_MAY_BE_NEGATIVE = ("alpha",)
+
+
+def validate(config: ConfigDict) -> None:
+    """Raise ValueError, in one line, for an unknown key or name, a wrong type or a bad size."""
+    _check_tree(config.to_dict(), default_config().to_dict(), "config")
+    for choice, table in CHOICES.items():
+        if config[choice] not in config[table]:
+            raise unknown(choice, config[choice], config[table].keys())
+    if config.reduction not in REDUCTIONS:
+        raise unknown("reduction", config.reduction, REDUCTIONS)
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"config.seed is {config.seed}; it must be in [0, 2**32)")
+    if not 0.0 <= config.ema_decay < 1.0:
+        raise ValueError(f"config.ema_decay is {config.ema_decay}; it must be in [0, 1)")
+
+
+def _check_tree(given: Mapping, allowed: Mapping, path: str) -> None:
+    for key in given:
+        if key not in allowed:
+            raise ValueError(f"unknown key {path}.{key}{nearest(key, allowed)}")
+    for key, default in allowed.items():
+        if key not in given:
+            raise ValueError(f"missing key {path}.{key}")
+        value = given[key]
+        if isinstance(default, Mapping):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{path}.{key} is a table of rows, not {value!r}")
+            _check_tree(value, default, f"{path}.{key}")
+        elif isinstance(default, tuple):
+            if not isinstance(value, tuple) or not value:
+                raise ValueError(f"{path}.{key} is {value!r}; it must be a tuple like {default}")
+            for item in value:
+                _check_value(item, default[0], f"{path}.{key}")
+        else:
+            _check_value(value, default, f"{path}.{key}")
+
+
+def _check_value(value: Any, default: Any, path: str) -> None:
+    is_float = isinstance(default, float) and type(value) is int
+    if type(value) is not type(default) and not is_float:
+        raise ValueError(f"{path} is {value!r}; it must be of type {type(default).__name__}")
+    if isinstance(value, str | bool):
+        return
+    if not math.isfinite(value):
+        raise ValueError(f"{path} is {value!r}; it must be finite")
+    key = path.rpartition(".")[2]
+    least = 0 if isinstance(default, float) or key in _MAY_BE_ZERO else 1
+    if value < least and key not in _MAY_BE_NEGATIVE:
+        raise ValueError(f"{path} is {value!r}; it must be at least {least}")
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """'; did you mean X?' where some allowed name is close, else ''."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> ValueError:
+    """The error for a name that no table has."""
+    allowed = sorted(allowed)
+    return ValueError(f"unknown {kind} {name!r}{nearest(name, allowed)} (one of {', '.join(allowed)})")
+
+
+def build(table: Mapping[str, Callable], kind: str, config: ConfigDict, *args: Any, **more: Any):
+    """Call the row of `table` that `config[kind]` names with its hyper-parameters.
+
+    Raises ValueError for a name that is not in the table.
+    """
+    name = config[kind]
+    if name not in table:
+        raise unknown(kind, name, table)
+    return table[name](*args, **more, **config[CHOICES[kind]][name].to_dict())

@@ -1,0 +1,120 @@
+"""The pictures and samples of a run: arrays from the model, figures from the arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from vaejax.data.arrays import Dataset, normalized
+from vaejax.evaluation.evaluate import run_dataset
+from vaejax.evaluation.latent import codes, density_grid
+from vaejax.models.vae import VAE
+from vaejax.reporting import figures
+from vaejax.reporting.curves import training_curves
+from vaejax.reporting.latent import Grid, latent_spaces
+from vaejax.training.loop import load
+from vaejax.training.metrics import rows as metric_rows
+from vaejax.training.state import SAMPLE, stream_key
+
+_NUM_RECONSTRUCTED = {True: 16, False: 300}  # images; points
+_NUM_CODES = 5_000
+
+
+def prior_samples(
+    model: VAE, variables: Any, num_samples: int, *, seed: int, draw: int = 0
+) -> dict[str, np.ndarray]:
+    """x, z and z0 = g(z) of decoded draws of the prior, equal for equal (seed, draw).
+
+    -> {"x": (S, *X), "z": (S, D), "z0": (S, D)}.  Raises ValueError without samples.
+    """
+    if num_samples < 1:
+        raise ValueError(f"{num_samples} samples asked for; at least 1")
+
+    def drawn(vae: VAE, key: Any) -> dict[str, Any]:
+        z = vae.prior.sample(key, num_samples)
+        return {"x": vae.decode(z), "z": z, "z0": vae.prior.to_base(z)}
+
+    key = jax.random.fold_in(stream_key(seed, SAMPLE), draw)
+    samples = jax.jit(lambda variables: model.apply(variables, key, method=drawn))(variables)
+    return {name: np.asarray(value) for name, value in samples.items()}
+
+
+def write_samples(
+    workdir: str | Path, num_samples: int, draw: int = 0, *, checkpoint: int | None = None
+) -> list[Path]:
+    """Write `samples/seed<draw>_n<num>.npz` and `.png` of a run.  -> their paths.
+
+    Raises ValueError without samples, or where `load` does.
+    """
+    model, state, config = load(workdir, checkpoint)
+    samples = prior_samples(model, state.variables(), num_samples, seed=config.seed, draw=draw)
+    folder = Path(workdir) / "samples"
+    folder.mkdir(exist_ok=True)
+    arrays, picture = (folder / f"seed{draw}_n{num_samples}.{end}" for end in ("npz", "png"))
+    partial = arrays.with_name(f".{arrays.name}.partial.npz")
+    np.savez(partial, **samples)  # type: ignore[arg-type]
+    partial.replace(arrays)
+    figures.save(figures.samples(samples["x"], title=f"{num_samples} samples"), picture)
+    return [arrays, picture]
+
+
+def write_figures(workdir: str | Path, *, checkpoint: int | None = None) -> list[Path]:
+    """Draw every figure that fits the run into `figures/`.  -> their paths."""
+    workdir = Path(workdir)
+    model, state, config = load(workdir, checkpoint)
+    dataset = run_dataset(workdir, config)
+    variables, name = state.variables(), f"{config.regularizer} with {config.prior} prior"
+    drawn = {
+        "training": _training(workdir),
+        "reconstructions": _reconstructions(model, variables, dataset, name),
+        "samples": _samples(model, variables, dataset, config.seed, name),
+    }
+    if config.latent_dim == 2:
+        drawn["latent"] = _latent(model, variables, dataset, config.seed, name)
+    paths = [workdir / "figures" / f"{stem}.png" for stem in drawn]
+    for path, figure in zip(paths, drawn.values(), strict=True):
+        figures.save(figure, path)
+    return paths
+
+
+def _training(workdir: Path) -> Figure:
+    rows = metric_rows(workdir / "metrics.jsonl")
+    split = {name: [row for row in rows if row["split"] == name] for name in ("train", "test")}
+    return training_curves(split["train"], split["test"])
+
+
+def _reconstructions(model: VAE, variables: Any, dataset: Dataset, name: str) -> Figure:
+    count = _NUM_RECONSTRUCTED[len(dataset.x_shape) == 3]
+    x = np.asarray(normalized(dataset.splits["test"][:count], dataset.scale))
+    output = model.apply(variables, x, method=lambda vae, x: vae.decode(vae.embed(x)))
+    return figures.reconstructions(x, np.asarray(output), f"Held-out reconstructions, {name}")
+
+
+def _samples(model: VAE, variables: Any, dataset: Dataset, seed: int, name: str) -> Figure:
+    is_image = len(dataset.x_shape) == 3
+    x = prior_samples(model, variables, 64 if is_image else 2_000, seed=seed)["x"]
+    data = np.asarray(normalized(dataset.splits["test"], dataset.scale))
+    return figures.samples(x, None if is_image else data, f"Samples of the prior, {name}")
+
+
+def _latent(model: VAE, variables: Any, dataset: Dataset, seed: int, name: str) -> Figure:
+    split = "train" if len(dataset.splits["test"]) < 1_000 else "test"
+    rows = dataset.splits[split][:_NUM_CODES]
+    labels = dataset.labels.get(split)
+    drawn = codes(model, variables, rows, scale=dataset.scale, seed=seed)
+    density = Grid(*density_grid(model, variables, drawn.z))
+    decoupled = not np.allclose(drawn.z, drawn.z0)
+    base_density = Grid(*density_grid(model, variables, drawn.z0, base=True))
+    title = f"Aggregate posterior ({split} split) over the prior, {name}"
+    return latent_spaces(
+        drawn.z,
+        drawn.z0 if decoupled else None,
+        None if labels is None else labels[: len(rows)],
+        density,
+        base_density if decoupled else None,
+        title,
+    )
