@@ -2,7 +2,7 @@
 # Install vaejax, pinned, into .venv:  bash launch/environment.sh [tensorboard|test|dev]
 # PYTHON names the interpreter.  With nothing changed since the last time it returns at once.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
 extra=${1:-}
 stamp=.venv/.vaejax # "at" and this path, then a line per finished install; empty during one

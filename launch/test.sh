@@ -11,7 +11,7 @@ failed=()
 
 check() {
   echo "== $*"
-  .venv/bin/python -m "$@" || failed+=("$1")
+  .venv/bin/python -m "$@" || failed+=("'$*'")
 }
 
 check ruff check .

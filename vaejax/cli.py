@@ -21,10 +21,11 @@ Any key of the config can be overridden, for example
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.  -> exit status: 0, 1 (training diverged) or 2 (bad input)."""
     arguments, overrides = _parser().parse_known_args(argv)
-    warnings.showwarning = _show_warning
     try:
         _refuse_strangers(overrides)
-        return arguments.command(arguments, overrides)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return arguments.command(arguments, overrides)
     except (ValueError, OSError, RuntimeError) as error:
         status = _status(error)
         if status is None:

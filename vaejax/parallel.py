@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vaejax.types import Array
 
@@ -42,3 +44,8 @@ def local_rows(array: Array, num_rows: int, axis_name: str | None) -> Array:
 def example_keys(key: Array, indices: Array) -> Array:
     """One key per example, a function of `key` and the example's index alone.  (B,) -> (B,) keys."""
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+
+
+def replicated(tree: Any, devices: list[jax.Device]) -> Any:
+    """`tree` on every device, laid out as `pmap` returns it; any other layout compiles twice."""
+    return jax.device_put(tree, NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec()))

@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     x: Array  # (B, *X) floats
     keys: Array  # (B,) typed keys, one per example, whatever the device count
     key: Array  # () one key, equal on all devices, for batch-level draws
-    pair: Array | None = None  # (B, *X) a second, independent batch (arXiv 1802.05983, Alg. 1)
+    pair: Array | None = None  # (B, *X) a second, independent batch (arXiv 1802.05983, Alg. 2)
 
 
 class Code(NamedTuple):

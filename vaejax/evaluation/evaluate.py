@@ -47,6 +47,8 @@ def evaluate(
     dataset = run_dataset(workdir, config, dataset)
     if split not in dataset.splits:
         raise unknown("split", split, dataset.splits)
+    if importance_samples < 0:
+        raise ValueError(f"importance samples are {importance_samples}; at least 0 (none)")
     rows, scale, seed = dataset.splits[split], dataset.scale, config.seed
     where = f"{split} split, all {len(rows)} examples"
 

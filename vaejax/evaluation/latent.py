@@ -66,6 +66,6 @@ def density_grid(
     low, high = np.min(spread, axis=(0, 1)), np.max(spread, axis=(0, 1))
     pad = margin * np.maximum(high - low, 1e-3) / 2
     x, y = (np.linspace(low[d] - pad[d], high[d] + pad[d], size) for d in (0, 1))
-    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
     values = model.apply(variables, grid, method=log_density)
     return x, y, np.asarray(values).reshape(size, size)

@@ -12,7 +12,7 @@ from vaejax.types import Array, Batch, LossFn, Metrics
 
 
 def permutation_critic_loss(axis_name: str | None = None) -> LossFn:
-    """Cross-entropy of telling q(z) (class 0) from prod q(z_d) (class 1), arXiv 1802.05983 Alg. 1.
+    """Cross-entropy of telling q(z) (class 0) from prod q(z_d) (class 1), arXiv 1802.05983 Alg. 2.
 
     The second class is an independent batch of codes with its dimensions permuted over the global
     batch.  No gradient reaches the encoder.  Needs `batch.pair`.

@@ -16,7 +16,7 @@ from vaejax.reporting.figures import BLUE, ORANGE, WIDTH, style
 Rows = Sequence[Mapping[str, float]]
 
 _COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-_LEFT, _RIGHT, _ABOVE, _HEIGHT = 0.55, 0.1, 0.25, 1.7  # inches around and inside a panel
+_LEFT, _RIGHT, _ABOVE, _HEIGHT = 0.55, 0.2, 0.25, 1.7  # inches around and inside a panel
 
 
 class Curve(NamedTuple):
@@ -49,15 +49,18 @@ def training_curves(train_rows: Rows, test_rows: Rows = ()) -> Figure:
     panels.append(("Gradient norms", _draw_many, _family(train_rows, "grad_norm/")))
     panels = [panel for panel in panels if any(len(curve.steps) for curve in panel[2])]
     if not panels:
-        raise ValueError("no row has a finite metric to draw")
-
+        figure = Figure(figsize=(WIDTH, 1.0))
+        figure.text(0.5, 0.5, "no metrics were logged", ha="center", va="center")
+        return figure
     figure, all_axes = _laid_out(
         [len(panel[2]) if panel[1] is _draw_many else 0 for panel in panels]
     )
     for axes, (title, draw, curves) in zip(all_axes, panels, strict=True):
         axes.set_title(title)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(
+            MaxNLocator(7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+        )
         axes.grid(True)
         draw(axes, [curve for curve in curves if len(curve.steps)])
     handles, names = all_axes[0].get_legend_handles_labels()
@@ -93,7 +96,8 @@ def _laid_out(num_names: list[int]) -> tuple[Figure, list[Axes]]:
 
 
 def _series(rows: Rows, key: str, sign: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [(row["step"], sign * row[key]) for row in rows if key in row]
+    # float(): a JSON row has the strings "nan" and "inf" for what is not finite.
+    pairs = [(row["step"], sign * float(row[key])) for row in rows if key in row]
     finite = [pair for pair in pairs if np.isfinite(pair[1])]
     steps, values = np.array(finite, dtype=np.float64).reshape(-1, 2).T
     return steps, values
@@ -105,13 +109,14 @@ def _family(rows: Rows, prefix: str) -> list[Curve]:
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
-    """Median of `window` (odd) values around each, fewer at the ends.  (R,) -> (R,).
+    """Mean over `window` (odd) of the medians over `window`.  (R,) -> (R,).
 
-    A mean would smear one bad step over its neighbors.
+    A mean alone would smear one bad step over its neighbors; a median alone makes stairs.
     """
-    half = window // 2
-    padded = np.pad(values, half, constant_values=np.nan)
-    return np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, window), axis=1)
+    for average in (np.nanmedian, np.nanmean):
+        padded = np.pad(values, window // 2, constant_values=np.nan)
+        values = average(np.lib.stride_tricks.sliding_window_view(padded, window), axis=1)
+    return values
 
 
 def _draw_term(axes: Axes, curves: list[Curve]) -> None:
@@ -125,8 +130,10 @@ def _draw_term(axes: Axes, curves: list[Curve]) -> None:
         window = _window(len(values))
         if window > 1:
             axes.plot(steps, values, color=BLUE, linewidth=0.6, alpha=0.3)
-            name = f"{name} (median of {window} rows)"
-        axes.plot(steps, smoothed(values, window), color=BLUE, linewidth=1.1, label=name)
+            name = f"{name} (thin: each row; bold: smoothed)"
+        marker = "o" if len(steps) == 1 else None
+        values = smoothed(values, window)
+        axes.plot(steps, values, color=BLUE, lw=1.2, marker=marker, ms=3, label=name)
     low, high = _robust_limits(curves)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     _frame(axes, curves, low - margin, high + margin)
@@ -162,7 +169,7 @@ def _draw_many(axes: Axes, curves: list[Curve]) -> None:
     """One line per metric; linear within a factor of 20, else logarithmic about zero or not."""
     for k, (name, steps, values) in enumerate(curves):
         color, line = _COLORS[k % len(_COLORS)], ("solid", "dashed")[k // len(_COLORS) % 2]
-        marker = "o" if len(steps) < 3 else None
+        marker = "o" if len(steps) == 1 else None
         axes.plot(steps, values, color=color, ls=line, lw=1, marker=marker, ms=3, label=name)
     axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.21), ncols=2, borderpad=0)
     low, high = _robust_limits(curves)

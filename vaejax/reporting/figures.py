@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 WIDTH, DPI = 7.0, 180  # inches of a page's text, pixels per inch in the files
 INK, GRAY, BLUE, ORANGE = "#222222", "#9a9a9a", "#0072B2", "#D55E00"
+_EDGE, _LABEL = 0.06, 0.95  # inches beside a grid, without and with row labels
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 8.5,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
@@ -72,7 +74,7 @@ def image_grid(images: np.ndarray, columns: int | None = None, title: str = "") 
     """
     images = _displayed(images)
     columns = columns or _columns(len(images))
-    scale, gutter = _scale(images, columns)
+    scale, gutter = _scale(images, columns, _EDGE)
     return _canvas_figure(_tiled(images, columns, scale, gutter), title)
 
 
@@ -87,17 +89,14 @@ def reconstructions(x: np.ndarray, reconstructed: np.ndarray, title: str = "") -
     if x.shape != reconstructed.shape:
         raise ValueError(f"data {x.shape} and reconstructions {reconstructed.shape} must match")
     if _are_points(x):
-        figure, axes = _point_axes(title)
-        _scatter(axes, x, GRAY, "data")
+        figure = _point_figure(x, reconstructed, "reconstructions", title)
         segments = LineCollection(list(np.stack([x, reconstructed], axis=1)))
-        segments.set(color=INK, linewidth=0.4, alpha=0.35)
-        axes.add_collection(segments)
-        _scatter(axes, reconstructed, BLUE, "reconstructions")
-        _frame_points(figure, axes, x, reconstructed)
+        segments.set(color=INK, linewidth=0.5, alpha=0.4, zorder=0.9)  # below the points
+        figure.axes[0].add_collection(segments)
         return figure
     originals, copies = _displayed(x), _displayed(reconstructed)
     columns = min(len(x), 10)
-    scale, gutter = _scale(originals, columns)
+    scale, gutter = _scale(originals, columns, _LABEL)
     parts, labels, height = [], [], 0
     for start in range(0, len(x), columns):
         for name, images in (("data", originals), ("reconstruction", copies)):
@@ -114,12 +113,8 @@ def samples(x_samples: np.ndarray, x_data: np.ndarray | None = None, title: str 
     x_samples = np.asarray(x_samples)
     if not _are_points(x_samples):
         return image_grid(x_samples, title=title)
-    figure, axes = _point_axes(title)
-    if x_data is not None:
-        _scatter(axes, np.asarray(x_data), GRAY, "data")
-    _scatter(axes, x_samples, BLUE, "samples")
-    _frame_points(figure, axes, x_samples if x_data is None else np.asarray(x_data), x_samples)
-    return figure
+    x = None if x_data is None else np.asarray(x_data)
+    return _point_figure(x, x_samples, "samples", title)
 
 
 def _are_points(x: np.ndarray) -> bool:
@@ -139,11 +134,12 @@ def _columns(num_images: int) -> int:
     return min(range(fewest, min(num_images, 2 * fewest) + 1), key=lambda k: -num_images % k)
 
 
-def _scale(images: np.ndarray, columns: int) -> tuple[int, int]:
+def _scale(images: np.ndarray, columns: int, left: float) -> tuple[int, int]:
     """Screen pixels per image pixel (whole, so that all are equally large) and per gutter."""
-    tile = min(WIDTH * DPI / columns, DPI)
-    scale = max(1, int(0.97 * tile / max(images.shape[1:3])))
-    return scale, max(2, round(0.03 * scale * max(images.shape[1:3])))
+    side = max(images.shape[1:3])
+    tile = min((WIDTH - left - _EDGE) * DPI / columns, DPI)
+    scale = max(1, int(0.97 * tile / side))
+    return scale, max(2, round(0.03 * scale * side))
 
 
 def _tiled(images: np.ndarray, columns: int, scale: int, gutter: int) -> np.ndarray:
@@ -162,23 +158,25 @@ def _tiled(images: np.ndarray, columns: int, scale: int, gutter: int) -> np.ndar
 def _canvas_figure(
     canvas: np.ndarray, title: str, labels: Sequence[tuple[float, str]] = ()
 ) -> Figure:
-    """A figure in which a pixel of the canvas is a pixel of the file, unless it is wider than a page.
+    """A figure that shows a pixel of the canvas as a pixel of the file, up to a page's width.
 
     labels: (canvas row, text), written on the left.
     """
     height, width = canvas.shape[:2]
-    inches = np.array([width, height]) * min(1 / DPI, WIDTH / width)
+    left = _LABEL if labels else _EDGE
+    page = round((WIDTH - left - _EDGE) * DPI)
+    inches = np.array([width, height]) * min(1.0, page / width) / DPI
+    title, lines = wrapped(title, inches[0])
     # Whole pixels, so that the canvas is not resampled.
-    left, right, top = (round(DPI * side) / DPI for side in (0.95 if labels else 0.06, 0.06, 0.3))
-    top = top if title else right
-    size = inches + [left + right, top + right]
-    figure = Figure(figsize=size)
-    axes = figure.add_axes((left / size[0], right / size[1], *(inches / size)))
-    interpolation = "nearest" if width <= WIDTH * DPI else "antialiased"
+    left, edge, top = (round(DPI * side) / DPI for side in (left, _EDGE, _EDGE + 0.17 * lines))
+    size = inches + [left + edge, top + edge]
+    figure = Figure(figsize=(size[0], size[1]))
+    axes = figure.add_axes((left / size[0], edge / size[1], *(inches / size)))
+    interpolation = "nearest" if width <= page else "antialiased"
     pixels = canvas[..., 0] if canvas.shape[-1] == 1 else canvas
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation=interpolation, aspect="auto")
     axes.set_axis_off()
-    axes.set_title(title)
+    axes.set_title(title, pad=4)
     for row, text in labels:
         axes.annotate(text, (0, row), (-5, 0), textcoords="offset points", ha="right", va="center")
     return figure
@@ -189,30 +187,47 @@ def point_size(num_points: int) -> float:
     return min(max(6_000 / num_points, 2.0), 16.0)
 
 
-def _scatter(axes: Axes, points: np.ndarray, color: str, name: str) -> None:
-    size = point_size(len(points))
-    axes.scatter(*points.T, s=size, color=color, alpha=0.7, linewidths=0, label=name)
+def wrapped(title: str, inches: float) -> tuple[str, int]:
+    """The title broken into lines of this width, and how many they are."""
+    lines = textwrap.wrap(title, max(int(inches / 0.078), 12))
+    return "\n".join(lines), len(lines)
 
 
-def _point_axes(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(0.75 * WIDTH, 0.6 * WIDTH), layout="constrained")
-    axes = figure.add_subplot(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+def _point_figure(x: np.ndarray | None, model: np.ndarray, name: str, title: str) -> Figure:
+    """The model's points over the data, units equal on both axes; laid out in inches."""
+    low, high, near = _frame(model if x is None else x, model)
+    width, left, bottom = 0.65 * WIDTH, 0.65, 0.75
+    height = width * (high - low)[1] / (high - low)[0]
+    if height > width:
+        width, height = width**2 / height, width
+    title, lines = wrapped(title, max(width, 3.0))
+    size = (left + max(width, 3.0) + 0.15, bottom + height + 0.1 + 0.18 * lines)
+    figure = Figure(figsize=size)
+    box = (left / size[0], bottom / size[1], width / size[0], height / size[1])
+    axes = figure.add_axes(box, title=title, xlabel="$x_1$", ylabel="$x_2$")
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     axes.grid(True)
-    return figure, axes
+    if x is not None:
+        axes.scatter(*x.T, s=point_size(len(x)), color=GRAY, alpha=0.7, linewidths=0, label="data")
+    if not near.all():
+        name += f" ({(~near).sum():,} of {len(near):,} outside the frame)"
+    axes.scatter(
+        *model.T, s=point_size(len(model)), color=BLUE, alpha=0.7, linewidths=0, label=name
+    )
+    # Legend dots of one size, whatever the size of the points.
+    place, growth = (0.5 / size[0], 0.0), math.sqrt(16.0 / point_size(len(model)))
+    legend = figure.legend(loc="lower left", bbox_to_anchor=place, ncols=2, markerscale=growth)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1.0)  # type: ignore[union-attr]
+    return figure
 
 
-def _frame_points(figure: Figure, axes: Axes, x: np.ndarray, model: np.ndarray) -> None:
-    """Frame the data and what lies within half their extent of them; say how much does not."""
+def _frame(x: np.ndarray, model: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Corners (2,) around the data and the model's points within half its extent; those (N,)."""
     low, high = x.min(axis=0), x.max(axis=0)
     reach = 0.5 * (high - low).max()
     near = ((model >= low - reach) & (model <= high + reach)).all(axis=1)
     points = np.concatenate([x, model[near]])
     low, high = points.min(axis=0), points.max(axis=0)
     margin = 0.04 * (high - low).max() or 1.0
-    axes.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
-    legend = figure.legend(loc="outside lower center", ncols=2, markerscale=2)
-    for handle in legend.legend_handles:
-        handle.set_alpha(1.0)  # type: ignore[union-attr]
-    if not near.all():
-        note = f"{(~near).sum():,} of {len(near):,} lie outside the frame"
-        axes.set_title(note, loc="right", fontsize=7.5, color="#555555")
+    return low - margin, high + margin, near

@@ -20,7 +20,7 @@ from vaejax.training.loop import load
 from vaejax.training.metrics import rows as metric_rows
 from vaejax.training.state import SAMPLE, stream_key
 
-_NUM_RECONSTRUCTED = {True: 16, False: 300}  # images; points
+_NUM_RECONSTRUCTED = {True: 20, False: 300}  # images; points
 _NUM_CODES = 5_000
 
 

@@ -17,12 +17,14 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The folder `workdir/checkpoints`, one sub-folder per step."""
+    """The folder `workdir/checkpoints`, one sub-folder per step; read-only without `keep`."""
 
     def __init__(self, workdir: Path, keep: int | None = None):
         # Orbax logs a paragraph per checkpoint through absl; what matters is raised anyway.
         logging.getLogger("absl").setLevel(logging.ERROR)
         self.folder = (workdir / "checkpoints").absolute()
+        if keep is None and not self.folder.is_dir():
+            raise CheckpointError(f"no checkpoints in {workdir}")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             create=keep is not None,
@@ -62,11 +64,9 @@ class Checkpoints:
         model; nothing is deleted.
         """
         steps = self.steps()
-        if not steps:
-            raise CheckpointError(f"no checkpoint in {self.folder}")
-        step = steps[-1] if step is None else step
+        step = max(steps, default=0) if step is None else step
         if step not in steps:
-            raise CheckpointError(f"no checkpoint {step} in {self.folder} (there are {steps})")
+            raise CheckpointError(f"no checkpoint {step} in {self.folder}; {steps} are there")
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
@@ -82,15 +82,21 @@ class Checkpoints:
             ) from error
 
 
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of the finished checkpoints of a run, ascending; [] where there is no run."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())  # unfinished ones have a suffix
+
+
 def set_aside(workdir: Path, after: int) -> list[Path]:
     """Move checkpoints later than step `after` to `workdir/set_aside`, where nothing reads them."""
     moved = []
-    folder = workdir / "checkpoints"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.isdigit() and int(path.name) > after:
-            target = workdir / "set_aside" / path.name
+    for step in saved_steps(workdir):
+        if step > after:
+            target = workdir / "set_aside" / str(step)
             while target.exists():
                 target = target.with_name(target.name + "_")
             target.parent.mkdir(exist_ok=True)
-            moved.append(path.rename(target))
+            moved.append((workdir / "checkpoints" / str(step)).rename(target))
     return moved

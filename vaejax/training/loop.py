@@ -19,9 +19,9 @@ from vaejax.data.batches import batch_indices, batch_rows
 from vaejax.data.sources import dataset_from
 from vaejax.models.vae import VAE
 from vaejax.objectives.regularizers import make_method
-from vaejax.parallel import AXIS
+from vaejax.parallel import AXIS, replicated
 from vaejax.training import workdir as files
-from vaejax.training.checkpoint import Checkpoints, set_aside
+from vaejax.training.checkpoint import Checkpoints, saved_steps, set_aside
 from vaejax.training.metrics import MetricsLog, check_finite
 from vaejax.training.progress import ProgressReport
 from vaejax.training.state import TrainState, initial_state
@@ -68,9 +68,9 @@ def fit(
         ema_decay=config.ema_decay,
         axis_name=AXIS,
     )
+    if checkpoint is not None and checkpoint not in saved_steps(workdir):
+        raise ValueError(f"no checkpoint {checkpoint} in {workdir}; {saved_steps(workdir)} are there")
     files.claim(workdir, config, card)
-    if checkpoint is not None:
-        _check_going_back(workdir, checkpoint)
     with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
         if checkpoint is not None or checkpoints.steps():
             state = checkpoints.restore(state, checkpoint)
@@ -79,7 +79,7 @@ def fit(
             checkpoints.reload()
         model, _ = _unmapped(config, card)
         run = _Run(config, workdir, dataset, model, checkpoints, quiet)
-        state = run.train(pmapped(train_step, devices), state, len(devices))
+        state = run.train(pmapped(train_step, devices), replicated(state, devices), len(devices))
     return model, state, config
 
 
@@ -116,13 +116,6 @@ def usable_devices(batch_size: int, num_devices: int | None = None) -> list[jax.
     return devices[:num_devices]
 
 
-def _check_going_back(workdir: Path, checkpoint: int) -> None:
-    with Checkpoints(workdir) as checkpoints:
-        steps = checkpoints.steps()
-    if checkpoint not in steps:
-        raise ValueError(f"no checkpoint {checkpoint} in {workdir} (there are {steps})")
-
-
 def _unmapped(config: ConfigDict, card: Mapping[str, Any]) -> tuple[VAE, Mapping]:
     num_examples = card["splits"]["train"]["num_examples"]
     model, objective = make_method(config, tuple(card["x_shape"]), num_examples)
@@ -156,10 +149,12 @@ class _Run:
             ProgressReport(label, step, config.num_steps, self.quiet) as progress,
             _Signals() as signals,
         ):
-            pending = None
+            pending, metrics, first = None, {}, step + 1
             while step < config.num_steps and not signals.received:
                 state, metrics = train_step(state, *self._rows(step, num_devices))
                 step += 1
+                if step == first:
+                    log.compiled(step)
                 # What the last logged step gave is fetched only now, while this one runs.
                 self._log(pending, log, progress)
                 pending = (step, metrics) if self._due(step, config.log_every) else None

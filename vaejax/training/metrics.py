@@ -21,7 +21,8 @@ class MetricsLog:
     """Appends one JSON object per line; resuming at `step` first drops every later line."""
 
     def __init__(self, workdir: Path, step: int, tensorboard: bool = False):
-        self._started, self._first_step = time.monotonic(), step
+        self._started = time.monotonic()
+        self._before = (step, self._started)
         self._metrics = _resumed(workdir / "metrics.jsonl", step)
         self._timing = _resumed(workdir / "timing.jsonl", step)
         self._events = _event_writer(workdir, step) if tensorboard else None
@@ -43,12 +44,18 @@ class MetricsLog:
                 self._events.add_scalar(f"{split}/{name}", value, step)
         check_finite(step, values)
 
+    def compiled(self, step: int) -> None:
+        """Start measuring the rate here: `step`, the first of this process, was mostly compiling."""
+        self._before = (step, time.monotonic())
+
     def write_timing(self, step: int) -> float:
-        """One line of wall-clock figures since this process began.  -> steps per second."""
-        seconds = time.monotonic() - self._started
-        rate = (step - self._first_step) / max(seconds, 1e-9)
-        row = {"step": step, "seconds": round(seconds, 3), "steps_per_second": round(rate, 3)}
-        _append(self._timing, row)
+        """One line of wall-clock figures.  -> steps per second since the line before."""
+        now = time.monotonic()
+        last_step, last = self._before
+        self._before = (step, now)
+        rate = (step - last_step) / max(now - last, 1e-9)
+        row = {"step": step, "seconds": round(now - self._started, 3)}
+        _append(self._timing, {**row, "steps_per_second": round(rate, 3)})
         return rate
 
     def sync(self) -> None:

@@ -15,7 +15,7 @@ from vaejax.parallel import AXIS, averaged, example_keys, positions
 from vaejax.training.state import TRAIN, TrainState, owned, stream_key
 from vaejax.types import Array, Batch, Metrics, Player
 
-TrainStep = Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_batch(
@@ -44,12 +44,15 @@ def make_train_step(
     ema_decay: float = 0.0,
     axis_name: str | None = None,
 ) -> TrainStep:
-    """`(state, rows, pair_rows) -> (state, metrics)`, for `jax.jit`, or for `pmap` over `axis_name`.
+    """`(state, rows, pair_rows=None) -> (state, metrics)`, for `jax.jit` or `pmap` over `axis_name`.
 
-    rows, pair_rows: (B, *X) raw.  All players see the parameters before the update.
+    rows, pair_rows: (B, *X) raw; the second only where a critic needs it.  All players see the
+    parameters before the update.
     """
 
-    def train_step(state: TrainState, rows: Array, pair_rows: Array) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, rows: Array, pair_rows: Array | None = None
+    ) -> tuple[TrainState, Metrics]:
         root = stream_key(seed, TRAIN)
         batch = make_batch(
             rows, pair_rows, scale=scale, root=root, step=state.step, axis_name=axis_name
@@ -63,7 +66,7 @@ def make_train_step(
             params |= optax.apply_updates(mine, updates)
             # A forward pass also advances statistics of groups its player only reads: drop those.
             stats |= {group: new_stats[group] for group in player.owns if group in new_stats}
-            metrics |= {**seen, f"grad_norm/{name}": optax.global_norm(grads)}
+            metrics |= {**seen, f"grad_norm/{name}": optax.tree.norm(grads)}
         ema = optax.incremental_update(params, state.ema, 1 - ema_decay) if state.ema else {}
         return TrainState(state.step + 1, params, opt_state, stats, ema), metrics
 

@@ -1,0 +1,83 @@
+"""The README's commands and snippets run as they stand there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SHORT = ["--config.num_steps=20", "--config.eval_every=20", "--config.log_every=10"]
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def environment(tmp_path):
+    """The interpreter that runs the tests, on the path, in a folder where runs may be left."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    scripts = str(Path(sys.executable).parent)
+    path = os.pathsep.join([scripts, os.environ["PATH"]])
+    flags = {"XLA_FLAGS": "", "PATH": path, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **flags}
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    assert "bash launch/test.sh\n" in blocks("bash")
+    assert "exec bash launch/test.sh\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_quickstart_leaves_what_the_readme_says_and_then_finds_it_complete(tmp_path):
+    assert blocks("bash")[0] == "bash launch/quickstart.sh\n"
+    workdir = tmp_path / "quickstart"
+    command = ["bash", str(ROOT / "launch" / "quickstart.sh"), *SHORT]
+    environment = {**os.environ, "WORKDIR": str(workdir), "XLA_FLAGS": ""}
+    first = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    sentence = re.search(r"leaves `runs/quickstart/` with (.*?)\. Run again", README, re.DOTALL)
+    for name in re.findall(r"`([a-z._/]+)`", sentence[1]):
+        assert (workdir / name).exists(), name
+    written = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.*")}
+    second = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert "is complete" in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*.*")} == written
+
+
+def test_the_commands_of_a_pair_run_as_written(tmp_path):
+    (script,) = (block for block in blocks("bash") if block.startswith("vaejax train"))
+    script = script.replace("vaejax ", f"{sys.executable} -m vaejax ")
+    script = script.replace("decoupled", f"decoupled {' '.join(SHORT)}", 1)
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("snippet", blocks("python"))
+def test_the_snippets_run_as_written(tmp_path, snippet):
+    done = subprocess.run(
+        [sys.executable, "-c", snippet],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_names_that_the_readme_lists_are_those_of_the_tables():
+    from vaejax.config import default_config
+
+    config = default_config()
+    for name in [*config.priors, *config.regularizers]:
+        assert f"`{name}`" in README
+    for path in re.findall(r"`(vaejax/[a-z_./]*|tests/[a-z_./]*|configs/[a-z_.]*)", README):
+        assert (ROOT / path.split(":")[0]).exists(), path

@@ -1,0 +1,337 @@
+"""One update: who moves, who does not, and by how much.
+
+python tests/test_step.py    # writes tests/golden_steps.json
+"""
+
+import functools
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import PRIORS, REGULARIZERS
+from flax import linen as nn
+from jax._src import monitoring
+
+from vaejax.config import default_config, load_config
+from vaejax.data.batches import batch_rows
+from vaejax.data.sources import dataset_from
+from vaejax.models.networks import IMAGE_SIZES, Critic
+from vaejax.objectives.adversaries import permutation_critic_loss
+from vaejax.objectives.optimizers import SCHEDULES, make_optimizer
+from vaejax.objectives.regularizers import make_method
+from vaejax.parallel import AXIS
+from vaejax.training.state import TRAIN, initial_state, stream_key
+from vaejax.training.step import gradients, make_batch, make_train_step, pmapped
+from vaejax.types import GENERATIVE, GROUPS, Player
+
+GOLDEN = Path(__file__).with_name("golden_steps.json")
+CHANGED = "if you meant to change the method, update this and say why in Changes"
+PAIRS = [(regularizer, prior) for regularizer in REGULARIZERS for prior in PRIORS]
+
+
+def config_of(regularizer="beta_tc", prior="decoupled", **values):
+    config = load_config("configs/tiny.py").unlock()
+    config.update(regularizer=regularizer, prior=prior, **values)
+    return config
+
+
+class Run:
+    """A training step on one config, not yet compiled, and what it needs."""
+
+    def __init__(self, config, players=None, axis_name=None):
+        self.config, self.dataset = config, dataset_from(config)
+        x_shape, num_examples = self.dataset.x_shape, len(self.dataset.splits["train"])
+        self.model, objective = make_method(config, x_shape, num_examples, axis_name)
+        self.players = dict(objective.players)
+        self.used = {name: self.players[name] for name in players or self.players}
+        self.step = self.step_of(self.model, axis_name)
+
+    def step_of(self, model, axis_name=None):
+        return make_train_step(
+            model,
+            self.used,
+            scale=self.dataset.scale,
+            seed=self.config.seed,
+            ema_decay=self.config.ema_decay,
+            axis_name=axis_name,
+        )
+
+    def state(self, model=None):
+        model, x_shape = model or self.model, self.dataset.x_shape
+        return initial_state(model, self.players, self.config.seed, x_shape, self.config.ema_decay)
+
+    def rows(self, step):
+        return batch_rows(self.dataset, self.config.seed, step, self.config.batch_size)
+
+    def batch(self, step=0):
+        rows, root = self.rows(step), stream_key(self.config.seed, TRAIN)
+        return make_batch(*rows, scale=self.dataset.scale, root=root, step=step)
+
+
+@functools.cache
+def three_steps(regularizer, prior):
+    """States before and after, the metrics of step 3, and how often the step was traced."""
+    run, traced = Run(config_of(regularizer, prior, ema_decay=0.9)), []
+
+    def counted(*arguments):
+        traced.append(1)
+        return run.step(*arguments)
+
+    step, states = jax.jit(counted), [run.state()]
+    for number in range(3):
+        state, metrics = step(states[-1], *run.rows(number))
+        states.append(state)
+    metrics = {name: float(value) for name, value in sorted(metrics.items())}
+    return run, [jax.device_get(state) for state in states], metrics, len(traced)
+
+
+def assert_identical(one, other, groups):
+    for group in groups:
+        jax.tree.map(np.testing.assert_array_equal, one.get(group, {}), other.get(group, {}))
+
+
+def differs(one, other):
+    return jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), one, other)
+
+
+@pytest.mark.parametrize(("regularizer", "prior"), PAIRS)
+def test_three_steps_give_the_recorded_metrics(regularizer, prior):
+    metrics = three_steps(regularizer, prior)[2]
+    expected = json.loads(GOLDEN.read_text())[f"{regularizer} x {prior}"]
+    assert metrics.keys() == expected.keys(), CHANGED
+    wrong = {
+        name: (metrics[name], value)
+        for name, value in expected.items()
+        if not math.isclose(metrics[name], value, rel_tol=1e-3, abs_tol=1e-4)
+    }
+    assert not wrong, f"{CHANGED}: {wrong}"
+
+
+@pytest.mark.parametrize(("regularizer", "prior"), PAIRS)
+def test_every_parameter_of_the_method_moves_and_is_traced_once(regularizer, prior):
+    run, states, _, traced = three_steps(regularizer, prior)
+    assert traced == 1
+    moved = differs(states[0].params, states[-1].params)
+    assert set(moved) == set(GROUPS)
+    assert all(jax.tree.leaves(moved))
+    assert bool(moved["critic"]) == (regularizer == "factor")
+    assert bool(moved["prior"]) == (prior == "decoupled")
+    assert states[-1].step == 3
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_moving_average_is_the_hand_computed_one(prior):
+    _, states, _, _ = three_steps("factor", prior)
+    average = states[0].params
+    for state in states[1:]:
+        average = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, average, state.params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), average, state.ema
+        )
+        assert state.variables()["params"] is state.ema
+    assert any(jax.tree.leaves(differs(states[-1].ema, states[-1].params)))
+
+
+def test_without_decay_evaluation_uses_the_parameters_themselves():
+    state = Run(config_of("none", "standard_normal")).state()
+    assert state.ema == {}
+    assert state.variables()["params"] is state.params
+
+
+@pytest.mark.parametrize(("alone", "other"), [("vae", "critic"), ("critic", "vae")])
+def test_a_step_without_the_other_player_leaves_its_groups_bit_identical(alone, other):
+    both, states, _, _ = three_steps("factor", "decoupled")
+    run = Run(both.config, players=[alone])
+    after, _ = jax.device_get(jax.jit(run.step)(states[0], *run.rows(0)))
+    mine, others = run.players[alone].owns, run.players[other].owns
+    assert_identical(states[0].params, after.params, others)
+    assert_identical(states[0].opt_state, after.opt_state, [other])
+    for group in mine:  # and its own groups move as they do in company: nobody looks ahead
+        together = states[1].params[group]
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+            after.params[group],
+            together,
+        )
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_critic_loss_has_zero_gradient_with_respect_to_every_generative_group(prior):
+    run, states, _, _ = three_steps("factor", prior)
+    outsider = Player(GENERATIVE, permutation_critic_loss(), optax.sgd(1.0))
+    grads, _, _ = gradients(run.model, outsider, states[1], run.batch())
+    assert set(grads) == set(GENERATIVE)
+    jax.tree.map(np.testing.assert_array_equal, grads, jax.tree.map(np.zeros_like, grads))
+    insider = run.players["critic"]
+    grads, _, _ = gradients(run.model, insider, states[1], run.batch())
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads))
+
+
+class NormEncoder(nn.Module):
+    """A dense layer with batch norm: the cheapest encoder that has statistics."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(x))
+
+
+@pytest.mark.parametrize("players", [["critic"], ["vae"], ["vae", "critic"], ["reader"]])
+def test_statistics_move_only_with_the_player_that_owns_them(players):
+    run = Run(config_of("factor", "decoupled"))
+    model = run.model.clone(encoder=NormEncoder())
+    run.players["reader"] = run.players["vae"]._replace(owns=("prior", "decoder"))
+    run.used = {name: run.players[name] for name in players}
+    before = run.state(model)
+    after, _ = jax.jit(run.step_of(model))(before, *run.rows(0))
+    moved = jax.tree.leaves(differs(before.stats, after.stats))
+    assert len(moved) == 2
+    assert all(moved) == any(moved) == ("vae" in players)
+    if players == ["vae", "critic"]:  # the critic's passes over x and x' left no trace
+        run.used = {"vae": run.players["vae"]}
+        alone, _ = jax.jit(run.step_of(model))(before, *run.rows(0))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after.stats, alone.stats
+        )
+
+
+@pytest.mark.parametrize("regularizer", ["factor", "beta_tc"])
+def test_on_eight_devices_the_state_has_no_device_axis_and_compiles_once(regularizer):
+    run, traced, compiled = Run(config_of(regularizer), axis_name=AXIS), [], []
+
+    def counted(*arguments):
+        traced.append(1)
+        return run.step(*arguments)
+
+    def listen(event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    step, state = pmapped(counted, jax.local_devices()), run.state()
+    before = jax.device_get(state)
+    for number in range(3):
+        rows = [r.reshape(8, -1, *r.shape[1:]) for r in run.rows(number)]
+        state, metrics = step(state, *rows)
+        if number == 0:
+            monitoring.register_event_duration_secs_listener(listen)
+    monitoring.unregister_event_duration_listener(listen)
+    assert len(traced) == 1
+    assert not compiled, "later steps compiled again"
+    assert jax.tree.structure(before) == jax.tree.structure(state)
+    for old, leaf in zip(jax.tree.leaves(before), jax.tree.leaves(state), strict=True):
+        assert (leaf.shape, leaf.dtype) == (old.shape, old.dtype)
+        assert leaf.sharding.is_fully_replicated
+        assert len(leaf.addressable_shards) == 8
+        for shard in leaf.addressable_shards:
+            np.testing.assert_array_equal(shard.data, leaf)
+    assert all(value.shape == () for value in metrics.values())
+
+
+@pytest.mark.parametrize("regularizer", ["beta_tc", "factor"])
+def test_jit_equals_no_jit(regularizer):
+    config = config_of(regularizer, optimizer="sgd")
+    config.priors.decoupled.num_blocks = 1
+    run = Run(config)
+    state, rows = run.state(), run.rows(0)
+    compiled, metrics = jax.jit(run.step)(state, *rows)
+    with jax.disable_jit():
+        plain, plain_metrics = run.step(state, *rows)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(plain_metrics[name], value, rtol=1e-4, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        plain.params,
+        compiled.params,
+    )
+
+
+def test_clipping_bounds_the_update_and_keeps_its_direction():
+    def update(clip_norm):
+        config = config_of("none", clip_norm=clip_norm, optimizer="sgd")
+        config.optimizers.sgd.momentum = 0.0
+        config.schedules.constant.learning_rate = 1.0
+        run = Run(config)
+        state = run.state()
+        after, metrics = jax.jit(run.step)(state, *run.rows(0))
+        moved = jax.tree.map(lambda a, b: np.ravel(b - a), state.params, after.params)
+        return np.concatenate(jax.tree.leaves(moved)), float(metrics["grad_norm/vae"])
+
+    free, norm = update(0.0)
+    clipped, clipped_norm = update(0.25)
+    assert norm > 1
+    assert clipped_norm == pytest.approx(norm)  # what is reported is the norm before clipping
+    assert np.linalg.norm(clipped) == pytest.approx(0.25, rel=1e-4)
+    cosine = free @ clipped / np.linalg.norm(free) / np.linalg.norm(clipped)
+    assert cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_schedules_reach_their_values():
+    constant = SCHEDULES["constant"](100, learning_rate=0.5)
+    assert [float(constant(step)) for step in (0, 50, 100, 10**6)] == [0.5] * 4
+    for warmup in (0, 1, 10, 99):
+        cosine = SCHEDULES["cosine"](
+            100, learning_rate=0.5, warmup_steps=warmup, final_fraction=0.1
+        )
+        rates = [float(cosine(step)) for step in range(121)]
+        assert rates[0] == (0.5 if warmup == 0 else 0.0)
+        assert rates[warmup] == pytest.approx(0.5)
+        assert rates[100:] == pytest.approx([0.05] * 21)
+        assert all(a >= b for a, b in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
+    with pytest.raises(ValueError, match="warmup_steps 100 >= num_steps 100"):
+        SCHEDULES["cosine"](100, learning_rate=0.5, warmup_steps=100, final_fraction=0.0)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_optimizers_follow_the_schedule_of_the_config(optimizer):
+    config = config_of(optimizer=optimizer, schedule="cosine", num_steps=4)
+    config.schedules.cosine.learning_rate = 0.1
+    tx, params = make_optimizer(config), {"a": jnp.ones(3)}
+    state, sizes = tx.init(params), []
+    for _ in range(5):
+        updates, state = tx.update({"a": jnp.ones(3)}, state, params)
+        sizes.append(float(np.abs(updates["a"]).max()))
+    assert sizes[0] == pytest.approx(0.1, rel=1e-2)
+    assert sizes[4] == pytest.approx(0, abs=1e-7)
+
+
+def test_key_reuse_is_watched(key):
+    assert jax.config.jax_debug_key_reuse  # so that every step of this file is checked for it
+    with pytest.raises(jax.errors.KeyReuseError):
+        jax.random.normal(key) + jax.random.normal(key)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mnist",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("mnist_factor", "celeba")),
+        "svhn",
+    ],
+)
+def test_one_step_moves_every_parameter_of_every_architecture(name):
+    channels = 1 if name.startswith("mnist") else 3
+    config = default_config().unlock()
+    config.update(dataset="stand_in", encoder=name, decoder=name, regularizer="none", batch_size=4)
+    config.datasets.stand_in.update(x_shape=(*IMAGE_SIZES[name], channels), num_train=8, num_test=8)
+    config.priors.decoupled.num_blocks = 2
+    run = Run(config)
+    state = run.state()
+    after, metrics = jax.jit(run.step)(state, *run.rows(0))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after, metrics)))
+    moved = differs((state.params, state.stats), (after.params, after.stats))
+    still = [jax.tree_util.keystr(path) for path, m in jax.tree.leaves_with_path(moved) if not m]
+    assert not still
+
+
+def test_the_critic_has_the_width_and_depth_of_its_row():
+    config = config_of("factor")
+    assert Run(config).model.critic == Critic(8, 2)
+
+
+if __name__ == "__main__":
+    recorded = {f"{r} x {p}": three_steps(r, p)[2] for r, p in PAIRS}
+    GOLDEN.write_text(json.dumps(recorded, indent=1) + "\n")
