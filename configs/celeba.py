@@ -1,4 +1,4 @@
-"""celeba"""
+"""CelebA."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""digits"""
+"""Handwritten digits, 1,500 images of 8x8."""
 
 from ml_collections import ConfigDict
 

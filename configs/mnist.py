@@ -1,4 +1,4 @@
-"""mnist"""
+"""MNIST."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""svhn"""
+"""SVHN."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""two_moons"""
+"""Two moons, 10,000 points."""
 
 from ml_collections import ConfigDict
 

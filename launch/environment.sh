@@ -67,7 +67,7 @@ elif grep -qxF "$key ${extra:-runtime}" "$stamp"; then
 fi
 
 before=$(cat "$stamp")
-: >"$stamp" 2>/dev/null || die "cannot write to $PWD/.venv"
+{ : >"$stamp"; } 2>/dev/null || die "cannot write to $PWD/.venv"
 echo "environment: installing vaejax${extra:+[$extra]} into .venv, about a minute (log: $log)"
 if ! install; then
   # Until pip has downloaded everything, what was there before is untouched and stays valid.

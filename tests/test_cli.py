@@ -101,9 +101,7 @@ def test_a_config_file_with_a_mistake_is_named(capsys, tmp_path):
 def test_a_missing_prepared_directory_says_what_to_do(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nowhere"))
     started = time.monotonic()
-    line = refused(
-        capsys, "train", "--config", "configs/mnist.py", "--workdir", tmp_path / "run"
-    )
+    line = refused(capsys, "train", "--config", "configs/mnist.py", "--workdir", tmp_path / "run")
     assert time.monotonic() - started < 5
     assert "mnist" in line
     assert str(tmp_path / "nowhere") in line
@@ -113,7 +111,13 @@ def test_a_missing_prepared_directory_says_what_to_do(capsys, tmp_path, monkeypa
 def test_another_run_is_refused_with_the_differing_keys(capsys, finished):
     before = snapshot(finished)
     line = refused(
-        capsys, "train", *TINY, "--workdir", finished, "--config.seed=1", "--config.prior=standard_normal"
+        capsys,
+        "train",
+        *TINY,
+        "--workdir",
+        finished,
+        "--config.seed=1",
+        "--config.prior=standard_normal",
     )
     assert "prior: 'decoupled' != 'standard_normal'" in line
     assert "seed: 0 != 1" in line

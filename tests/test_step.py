@@ -15,12 +15,11 @@ import optax
 import pytest
 from conftest import PRIORS, REGULARIZERS
 from flax import linen as nn
-from jax._src import monitoring
 
 from vaejax.config import default_config, load_config
 from vaejax.data.batches import batch_rows
 from vaejax.data.sources import dataset_from
-from vaejax.models.networks import IMAGE_SIZES, Critic
+from vaejax.models.networks import IMAGE_SIZES
 from vaejax.objectives.adversaries import permutation_critic_loss
 from vaejax.objectives.optimizers import SCHEDULES, make_optimizer
 from vaejax.objectives.regularizers import make_method
@@ -32,6 +31,14 @@ from vaejax.types import GENERATIVE, GROUPS, Player
 GOLDEN = Path(__file__).with_name("golden_steps.json")
 CHANGED = "if you meant to change the method, update this and say why in Changes"
 PAIRS = [(regularizer, prior) for regularizer in REGULARIZERS for prior in PRIORS]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_compilation():
+    """Compile fast, not well: the programs here run a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def config_of(regularizer="beta_tc", prior="decoupled", **values):
@@ -95,13 +102,28 @@ def assert_identical(one, other, groups):
         jax.tree.map(np.testing.assert_array_equal, one.get(group, {}), other.get(group, {}))
 
 
+def assert_near(one, other, tolerance=1e-5):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=0.1 * tolerance),
+        one,
+        other,
+    )
+
+
 def differs(one, other):
     return jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), one, other)
 
 
 @pytest.mark.parametrize(("regularizer", "prior"), PAIRS)
-def test_three_steps_give_the_recorded_metrics(regularizer, prior):
-    metrics = three_steps(regularizer, prior)[2]
+def test_three_steps_move_every_parameter_in_one_trace_to_the_recorded_metrics(regularizer, prior):
+    _, states, metrics, traced = three_steps(regularizer, prior)
+    assert traced == 1
+    moved = differs(states[0].params, states[-1].params)
+    assert set(moved) == set(GROUPS)
+    assert all(jax.tree.leaves(moved))
+    assert bool(moved["critic"]) == (regularizer == "factor")
+    assert bool(moved["prior"]) == (prior == "decoupled")
+    assert states[-1].step == 3
     expected = json.loads(GOLDEN.read_text())[f"{regularizer} x {prior}"]
     assert metrics.keys() == expected.keys(), CHANGED
     wrong = {
@@ -112,35 +134,14 @@ def test_three_steps_give_the_recorded_metrics(regularizer, prior):
     assert not wrong, f"{CHANGED}: {wrong}"
 
 
-@pytest.mark.parametrize(("regularizer", "prior"), PAIRS)
-def test_every_parameter_of_the_method_moves_and_is_traced_once(regularizer, prior):
-    run, states, _, traced = three_steps(regularizer, prior)
-    assert traced == 1
-    moved = differs(states[0].params, states[-1].params)
-    assert set(moved) == set(GROUPS)
-    assert all(jax.tree.leaves(moved))
-    assert bool(moved["critic"]) == (regularizer == "factor")
-    assert bool(moved["prior"]) == (prior == "decoupled")
-    assert states[-1].step == 3
-
-
-@pytest.mark.parametrize("prior", PRIORS)
-def test_moving_average_is_the_hand_computed_one(prior):
-    _, states, _, _ = three_steps("factor", prior)
+def test_moving_average_is_the_hand_computed_one():
+    _, states, _, _ = three_steps("factor", "decoupled")
     average = states[0].params
     for state in states[1:]:
         average = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, average, state.params)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), average, state.ema
-        )
+        assert_near(average, state.ema)
         assert state.variables()["params"] is state.ema
     assert any(jax.tree.leaves(differs(states[-1].ema, states[-1].params)))
-
-
-def test_without_decay_evaluation_uses_the_parameters_themselves():
-    state = Run(config_of("none", "standard_normal")).state()
-    assert state.ema == {}
-    assert state.variables()["params"] is state.params
 
 
 @pytest.mark.parametrize(("alone", "other"), [("vae", "critic"), ("critic", "vae")])
@@ -152,24 +153,17 @@ def test_a_step_without_the_other_player_leaves_its_groups_bit_identical(alone, 
     assert_identical(states[0].params, after.params, others)
     assert_identical(states[0].opt_state, after.opt_state, [other])
     for group in mine:  # and its own groups move as they do in company: nobody looks ahead
-        together = states[1].params[group]
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-            after.params[group],
-            together,
-        )
+        assert_near(after.params[group], states[1].params[group])
 
 
-@pytest.mark.parametrize("prior", PRIORS)
-def test_critic_loss_has_zero_gradient_with_respect_to_every_generative_group(prior):
-    run, states, _, _ = three_steps("factor", prior)
+def test_critic_loss_has_zero_gradient_with_respect_to_every_generative_group():
+    run, states, _, _ = three_steps("factor", "decoupled")
     outsider = Player(GENERATIVE, permutation_critic_loss(), optax.sgd(1.0))
-    grads, _, _ = gradients(run.model, outsider, states[1], run.batch())
+    gradient = jax.jit(lambda player: gradients(run.model, player, states[1], run.batch())[0], 0)
+    grads = gradient(outsider)
     assert set(grads) == set(GENERATIVE)
     jax.tree.map(np.testing.assert_array_equal, grads, jax.tree.map(np.zeros_like, grads))
-    insider = run.players["critic"]
-    grads, _, _ = gradients(run.model, insider, states[1], run.batch())
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient(run.players["critic"])))
 
 
 class NormEncoder(nn.Module):
@@ -180,9 +174,9 @@ class NormEncoder(nn.Module):
         return nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(x))
 
 
-@pytest.mark.parametrize("players", [["critic"], ["vae"], ["vae", "critic"], ["reader"]])
+@pytest.mark.parametrize("players", [["critic"], ["reader"], ["vae", "critic"]])
 def test_statistics_move_only_with_the_player_that_owns_them(players):
-    run = Run(config_of("factor", "decoupled"))
+    run = Run(config_of("factor", "standard_normal"))
     model = run.model.clone(encoder=NormEncoder())
     run.players["reader"] = run.players["vae"]._replace(owns=("prior", "decoder"))
     run.used = {name: run.players[name] for name in players}
@@ -191,36 +185,17 @@ def test_statistics_move_only_with_the_player_that_owns_them(players):
     moved = jax.tree.leaves(differs(before.stats, after.stats))
     assert len(moved) == 2
     assert all(moved) == any(moved) == ("vae" in players)
-    if players == ["vae", "critic"]:  # the critic's passes over x and x' left no trace
+    if "vae" in players:  # the critic's passes over x and x' left no trace
         run.used = {"vae": run.players["vae"]}
         alone, _ = jax.jit(run.step_of(model))(before, *run.rows(0))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after.stats, alone.stats
-        )
+        assert_near(after.stats, alone.stats)
 
 
-@pytest.mark.parametrize("regularizer", ["factor", "beta_tc"])
-def test_on_eight_devices_the_state_has_no_device_axis_and_compiles_once(regularizer):
-    run, traced, compiled = Run(config_of(regularizer), axis_name=AXIS), [], []
-
-    def counted(*arguments):
-        traced.append(1)
-        return run.step(*arguments)
-
-    def listen(event, seconds, **_):
-        if event.endswith("backend_compile_duration"):
-            compiled.append(event)
-
-    step, state = pmapped(counted, jax.local_devices()), run.state()
+def test_on_eight_devices_the_state_returned_is_replicated_without_a_device_axis():
+    run = Run(config_of("factor"), axis_name=AXIS)
+    step, state = pmapped(run.step, jax.local_devices()), run.state()
     before = jax.device_get(state)
-    for number in range(3):
-        rows = [r.reshape(8, -1, *r.shape[1:]) for r in run.rows(number)]
-        state, metrics = step(state, *rows)
-        if number == 0:
-            monitoring.register_event_duration_secs_listener(listen)
-    monitoring.unregister_event_duration_listener(listen)
-    assert len(traced) == 1
-    assert not compiled, "later steps compiled again"
+    state, metrics = step(state, *(r.reshape(8, -1, *r.shape[1:]) for r in run.rows(0)))
     assert jax.tree.structure(before) == jax.tree.structure(state)
     for old, leaf in zip(jax.tree.leaves(before), jax.tree.leaves(state), strict=True):
         assert (leaf.shape, leaf.dtype) == (old.shape, old.dtype)
@@ -231,27 +206,21 @@ def test_on_eight_devices_the_state_has_no_device_axis_and_compiles_once(regular
     assert all(value.shape == () for value in metrics.values())
 
 
-@pytest.mark.parametrize("regularizer", ["beta_tc", "factor"])
-def test_jit_equals_no_jit(regularizer):
-    config = config_of(regularizer, optimizer="sgd")
+def test_jit_equals_no_jit():
+    config = config_of("factor", optimizer="sgd")
     config.priors.decoupled.num_blocks = 1
     run = Run(config)
     state, rows = run.state(), run.rows(0)
     compiled, metrics = jax.jit(run.step)(state, *rows)
     with jax.disable_jit():
         plain, plain_metrics = run.step(state, *rows)
-    for name, value in metrics.items():
-        np.testing.assert_allclose(plain_metrics[name], value, rtol=1e-4, atol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-        plain.params,
-        compiled.params,
-    )
+    assert_near(plain_metrics, metrics, 1e-4)
+    assert_near(plain.params, compiled.params, 1e-4)
 
 
 def test_clipping_bounds_the_update_and_keeps_its_direction():
     def update(clip_norm):
-        config = config_of("none", clip_norm=clip_norm, optimizer="sgd")
+        config = config_of("none", "standard_normal", clip_norm=clip_norm, optimizer="sgd")
         config.optimizers.sgd.momentum = 0.0
         config.schedules.constant.learning_rate = 1.0
         run = Run(config)
@@ -307,9 +276,8 @@ def test_key_reuse_is_watched(key):
 @pytest.mark.parametrize(
     "name",
     [
-        "mnist",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("mnist_factor", "celeba")),
         "svhn",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("mnist", "mnist_factor", "celeba")),
     ],
 )
 def test_one_step_moves_every_parameter_of_every_architecture(name):
@@ -327,11 +295,7 @@ def test_one_step_moves_every_parameter_of_every_architecture(name):
     assert not still
 
 
-def test_the_critic_has_the_width_and_depth_of_its_row():
-    config = config_of("factor")
-    assert Run(config).model.critic == Critic(8, 2)
-
-
 if __name__ == "__main__":
+    jax.config.update("jax_disable_most_optimizations", True)
     recorded = {f"{r} x {p}": three_steps(r, p)[2] for r, p in PAIRS}
     GOLDEN.write_text(json.dumps(recorded, indent=1) + "\n")

@@ -1,11 +1,13 @@
 """Every collective, and everything that depends on where an example lies.
 
-`axis_name` is the name of the mapped device axis, or None when nothing is mapped (plain `jit`): then
-every function here is the identity, so that one objective runs under `jit`, `pmap` and `vmap`.
+`axis_name` is the name of the mapped device axis, or None when nothing is mapped (plain `jit`);
+then gathering and averaging are the identity, so that one objective runs under `jit`, `pmap` and
+`vmap`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vaejax.types import Array
+from vaejax.types import Array, Device
 
 AXIS = "data"
 
@@ -42,10 +44,10 @@ def local_rows(array: Array, num_rows: int, axis_name: str | None) -> Array:
 
 
 def example_keys(key: Array, indices: Array) -> Array:
-    """One key per example, a function of `key` and the example's index alone.  (B,) -> (B,) keys."""
+    """One key per example, a function of `key` and its index alone.  (B,) -> (B,) keys."""
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
 
 
-def replicated(tree: Any, devices: list[jax.Device]) -> Any:
+def replicated(tree: Any, devices: Sequence[Device]) -> Any:
     """`tree` on every device, laid out as `pmap` returns it; any other layout compiles twice."""
     return jax.device_put(tree, NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec()))

@@ -22,6 +22,7 @@ import optax
 from flax import linen as nn
 
 Array = jax.Array
+Device = Any  # jax.Device, which type checkers do not take for a type
 Metrics = Mapping[str, Array]
 
 # Top-level groups of the parameter tree, in the order of the paper.
@@ -44,7 +45,7 @@ class Code(NamedTuple):
     z: Array  # (B, D) a reparameterized sample, or the deterministic code
     log_q: Array  # (B,) log q(z|x) at that sample; 0 for a deterministic code
     mean: Array  # (B, D) the center of q(z|x), which needs no draw
-    q: Any = None  # distrax.Independent, batch (B,), event (D,): the closed form, where there is one
+    q: Any = None  # distrax.Independent, batch (B,), event (D,): the closed form, if there is one
     costs: Mapping[str, Array] = {}  # (B,) each: what the posterior itself adds
 
 

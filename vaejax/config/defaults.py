@@ -88,7 +88,7 @@ def _parts() -> dict[str, Any]:
             "standard_normal": {},
             "decoupled": {
                 "num_blocks": 6,
-                "mask": "alternating",  # or "half": first `mask_percent` % pass through, then the rest
+                "mask": "alternating",  # or "half": the first mask_percent %, then the others
                 "mask_percent": 50.0,
                 "width": 64,
                 "leaky_slope": 0.01,

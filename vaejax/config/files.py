@@ -114,7 +114,7 @@ def _tuples(value: Any) -> Any:
 
 
 def saved_config(workdir: Path) -> ConfigDict:
-    """The config of the run in `workdir`.  Raises ValueError when there is none, or it is damaged."""
+    """The config of the run in `workdir`.  Raises ValueError where none can be read."""
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"no run in {workdir}: {path} does not exist")

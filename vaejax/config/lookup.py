@@ -19,10 +19,11 @@ _MAY_BE_NEGATIVE = ("alpha",)
 
 def validate(config: ConfigDict) -> None:
     """Raise ValueError, in one line, for an unknown key or name, a wrong type or a bad size."""
-    _check_tree(config.to_dict(), default_config().to_dict(), "config")
+    tree: dict[str, Any] = config.to_dict()
+    _check_tree(tree, default_config().to_dict(), "config")
     for choice, table in CHOICES.items():
-        if config[choice] not in config[table]:
-            raise unknown(choice, config[choice], config[table].keys())
+        if tree[choice] not in tree[table]:
+            raise unknown(choice, tree[choice], tree[table])
     if config.reduction not in REDUCTIONS:
         raise unknown("reduction", config.reduction, REDUCTIONS)
     if not 0 <= config.seed < 2**32:
@@ -75,15 +76,20 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> ValueError:
     """The error for a name that no table has."""
     allowed = sorted(allowed)
-    return ValueError(f"unknown {kind} {name!r}{nearest(name, allowed)} (one of {', '.join(allowed)})")
+    return ValueError(
+        f"unknown {kind} {name!r}{nearest(name, allowed)} (one of {', '.join(allowed)})"
+    )
 
 
-def build(table: Mapping[str, Callable], kind: str, config: ConfigDict, *args: Any, **more: Any):
+def build(
+    table: Mapping[str, Callable[..., Any]], kind: str, config: ConfigDict, *args: Any, **more: Any
+) -> Any:
     """Call the row of `table` that `config[kind]` names with its hyper-parameters.
 
     Raises ValueError for a name that is not in the table.
     """
-    name = config[kind]
+    tree: dict[str, Any] = config.to_dict()
+    name = tree[kind]
     if name not in table:
         raise unknown(kind, name, table)
-    return table[name](*args, **more, **config[CHOICES[kind]][name].to_dict())
+    return table[name](*args, **more, **tree[CHOICES[kind]][name])

@@ -28,8 +28,8 @@ def split_costs(
     """Metrics of every player's loss, in evaluation mode, by block of `batch_size` examples.
 
     rows: (N, *X) raw -> {name: (num_blocks,)} and the block size.  Some costs estimate a density
-    from the examples of a block, so the block size is part of what they mean: it is the training
-    batch size (the whole split where that is smaller), and the rest that fills no block is left out.
+    from the examples of a block, so the block size is part of what they mean: the training batch
+    size, or the whole split where that is smaller.  The rest that fills no block is left out.
     """
     size = min(batch_size, len(rows))
     count = len(rows) // size

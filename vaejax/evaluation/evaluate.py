@@ -57,15 +57,8 @@ def evaluate(
     metrics = {name: _mean(values, protocol) for name, values in terms.items()}
     metrics |= _costs(model, config, dataset, state, rows, split)
     if importance_samples and model.posterior.has_density:
-        bound = importance_weighted_bound(
-            model,
-            state.variables(),
-            rows,
-            num_samples=importance_samples,
-            scale=scale,
-            seed=seed,
-            progress=progress,
-        )
+        more = {"num_samples": importance_samples, "scale": scale, "seed": seed}
+        bound = importance_weighted_bound(model, state.variables(), rows, **more, progress=progress)
         protocol = f"{where}; {importance_samples} draws of q(z|x) each; key = (seed {seed}, index)"
         metrics["importance_weighted_nll"] = _mean(-bound, protocol)
     result = {
@@ -86,7 +79,9 @@ def run_dataset(workdir: Path, config: ConfigDict, dataset: Dataset | None = Non
     dataset = dataset_from(config) if dataset is None else checked(dataset)
     card, saved = dataset_card(dataset), saved_card(workdir)
     if card != saved:
-        raise ValueError(f"the run in {workdir} was trained on other data than this {card['name']!r}")
+        raise ValueError(
+            f"the run in {workdir} was trained on other data than this {card['name']!r}"
+        )
     return dataset
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from vaejax.data.arrays import normalized
 from vaejax.models.vae import VAE
@@ -18,9 +19,9 @@ from vaejax.training.state import EVALUATE, stream_key
 class Codes(NamedTuple):
     """One draw of q(z|x) per example, in both spaces, and its center."""
 
-    z: np.ndarray  # (N, D) representation space
-    z0: np.ndarray  # (N, D) generation space, g(z)
-    mean: np.ndarray  # (N, D)
+    z: Any  # (N, D) representation space
+    z0: Any  # (N, D) generation space, g(z)
+    mean: Any  # (N, D)
 
 
 def codes(
@@ -28,12 +29,14 @@ def codes(
 ) -> Codes:
     """Draws of the aggregate posterior.  rows: (N, *X) raw -> Codes."""
 
+    def both_spaces(vae: VAE, x: Any, keys: Any) -> Codes:
+        code = vae.encode(x, keys)
+        return Codes(code.z, vae.prior.to_base(code.z), code.mean)
+
     @jax.jit
     def encoded(variables: Any, rows: Any) -> Codes:
         keys = example_keys(stream_key(seed, EVALUATE), jnp.arange(len(rows)))
-        code = model.apply(variables, normalized(rows, scale), keys, method="encode")
-        z0 = model.apply(variables, code.z, method=lambda vae, z: vae.prior.to_base(z))
-        return Codes(code.z, z0, code.mean)
+        return nn.apply(both_spaces, model)(variables, normalized(rows, scale), keys)
 
     return Codes(*map(np.asarray, encoded(variables, rows)))
 
@@ -60,12 +63,12 @@ def density_grid(
         z = vae.prior.sample(key, 1_000)
         return vae.prior.to_base(z) if base else z
 
-    drawn = model.apply(variables, jax.random.key(0), method=prior_points)
+    drawn = nn.apply(prior_points, model)(variables, jax.random.key(0))
     # Quantiles of both, so that one far outlier does not shrink everything else to a dot.
     spread = [np.quantile(cloud, (0.002, 0.998), axis=0) for cloud in (points, np.asarray(drawn))]
     low, high = np.min(spread, axis=(0, 1)), np.max(spread, axis=(0, 1))
     pad = margin * np.maximum(high - low, 1e-3) / 2
     x, y = (np.linspace(low[d] - pad[d], high[d] + pad[d], size) for d in (0, 1))
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
-    values = model.apply(variables, grid, method=log_density)
+    values = nn.apply(log_density, model)(variables, grid)
     return x, y, np.asarray(values).reshape(size, size)

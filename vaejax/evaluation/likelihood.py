@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.scipy.special import logsumexp
 
 from vaejax.data.arrays import normalized
@@ -44,7 +45,7 @@ def importance_weighted_bound(
     @jax.jit
     def encoded(rows: Array, indices: Array) -> tuple[Array, Array, Array]:
         x = normalized(rows, scale)
-        features = model.apply(variables, x, method=lambda vae, x: vae.encoder(x))
+        features = nn.apply(lambda vae, x: vae.encoder(x), model)(variables, x)
         return x, features, example_keys(stream_key(seed, EVALUATE), indices)
 
     @jax.jit
@@ -52,7 +53,7 @@ def importance_weighted_bound(
         def log_weight(sample: Array) -> Array:
             # + 1: sample 0 of an example is not the draw that its ELBO uses.
             draw = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, sample + 1)
-            return model.apply(variables, x, features, draw, method="log_weight")
+            return nn.apply(VAE.log_weight, model)(variables, x, features, draw)
 
         samples = first + jnp.arange(chunk)
         log_weights = jax.vmap(log_weight)(samples)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import distrax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +66,7 @@ class CouplingFlow(nn.Module):
     t_activation: str = "tanh"
     zero_init: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         net = (self.width, self.leaky_slope, self.zero_init)
         self.scales = [_ConditionerNet(*net) for _ in range(self.num_blocks)]
         self.shifts = [_ConditionerNet(*net) for _ in range(self.num_blocks)]
@@ -85,6 +87,5 @@ class CouplingFlow(nn.Module):
             shift, log_scale = parameters
             return distrax.ScalarAffine(shift=shift, log_scale=log_scale)
 
-        return distrax.MaskedCoupling(
-            mask=jnp.asarray(mask), conditioner=conditioner, bijector=affine
-        )
+        parts: Any = {"conditioner": conditioner, "bijector": affine}
+        return distrax.MaskedCoupling(mask=jnp.asarray(mask), **parts)

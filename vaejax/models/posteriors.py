@@ -29,7 +29,7 @@ class DiagonalGaussian(nn.Module):
         noise = jax.vmap(lambda key: jax.random.normal(key, (self.latent_dim,)))(keys)
         z = mean + scale * noise
         q = distrax.Independent(distrax.Normal(mean, scale), reinterpreted_batch_ndims=1)
-        return Code(z, q.log_prob(z), mean, q)
+        return Code(z, jnp.asarray(q.log_prob(z)), mean, q)
 
 
 class Deterministic(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import distrax
 import jax
 import jax.numpy as jnp
@@ -14,13 +16,13 @@ from vaejax.types import Array, Code
 
 def negative_entropy(code: Code) -> Array:
     """E log q(z|x): closed form where there is one, else its one-draw estimate.  -> (B,) nats."""
-    return code.log_q if code.q is None else -code.q.entropy()
+    return code.log_q if code.q is None else jnp.asarray(-code.q.entropy())
 
 
 def standard_normal_log_prob(z: Array) -> Array:
     """log N(z; 0, I).  z: (..., D) -> (...) nats."""
     dim = z.shape[-1]
-    return distrax.MultivariateNormalDiag(jnp.zeros(dim), jnp.ones(dim)).log_prob(z)
+    return jnp.asarray(distrax.MultivariateNormalDiag(jnp.zeros(dim), jnp.ones(dim)).log_prob(z))
 
 
 class StandardNormal(nn.Module):
@@ -80,7 +82,7 @@ class Decoupled(nn.Module):
         return self.flow.bijector().forward(z0)
 
 
-def decoupled(latent_dim: int, *, kl_constant: bool = True, **flow) -> Decoupled:
+def decoupled(latent_dim: int, *, kl_constant: bool = True, **flow: Any) -> Decoupled:
     """The decoupled prior; `flow` are the fields of CouplingFlow.  Raises ValueError."""
     for field, names in (("mask", MASKS), ("t_activation", T_ACTIVATIONS)):
         if field in flow and flow[field] not in names:

@@ -78,7 +78,7 @@ def make_model(
     name and for a trunk that does not fit the data.
     """
     for kind in ("encoder", "decoder"):
-        wanted = IMAGE_SIZES.get(config[kind])
+        wanted = IMAGE_SIZES.get(str(config[kind]))
         if wanted and (len(x_shape) != 3 or x_shape[:2] != wanted):
             raise ValueError(
                 f"{kind} {config[kind]!r} fits images of {wanted[0]}x{wanted[1]}; "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,7 +20,7 @@ def permutation_critic_loss(axis_name: str | None = None) -> LossFn:
     batch.  No gradient reaches the encoder.  Needs `batch.pair`.
     """
 
-    def loss(model, batch: Batch, step: Array, train: bool = True) -> tuple[Array, Metrics]:
+    def loss(model: Any, batch: Batch, step: Array, train: bool = True) -> tuple[Array, Metrics]:
         if batch.pair is None:
             raise ValueError("this critic needs a second batch: Batch(..., pair=x2)")
         pair_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(batch.keys, 1)

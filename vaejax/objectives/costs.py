@@ -6,6 +6,8 @@ batch take the name of the mapped device axis, as Flax's batch norm does.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from vaejax.objectives.divergences import (
@@ -18,7 +20,7 @@ from vaejax.parallel import averaged, gathered, positions
 from vaejax.types import Array, Cost, Metrics, Terms
 
 
-def reconstruction(model, terms: Terms, key: Array, step: Array) -> Metrics:
+def reconstruction(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
     """E -log p(x|z), all constants included."""
     return {"reconstruction": terms.reconstruction.mean()}
 
@@ -26,7 +28,7 @@ def reconstruction(model, terms: Terms, key: Array, step: Array) -> Metrics:
 def weighted(cost: Cost, weight: float) -> Cost:
     """`cost` times `weight`."""
 
-    def scaled(model, terms: Terms, key: Array, step: Array) -> Metrics:
+    def scaled(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         parts = cost(model, terms, key, step)
         return {name: weight * value for name, value in parts.items()}
 
@@ -36,7 +38,7 @@ def weighted(cost: Cost, weight: float) -> Cost:
 def kl(weight: float = 1.0) -> Cost:
     """weight E KL(q(z|x) || p(z)); weight is beta of beta-VAE-H (Higgins et al. 2017)."""
 
-    def cost(model, terms: Terms, key: Array, step: Array) -> Metrics:
+    def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         return {"kl": weight * terms.kl.mean()}
 
     return cost
@@ -54,7 +56,7 @@ def kl_capacity(
     The absolute value is of the global batch mean.
     """
 
-    def cost(model, terms: Terms, key: Array, step: Array) -> Metrics:
+    def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         target = capacity * jnp.minimum(1.0, step / capacity_steps)
         mean = averaged(terms.kl.mean(), axis_name)
         return {"kl_capacity": gamma * jnp.abs(kl_weight * mean - target)}
@@ -71,14 +73,14 @@ def decomposed_kl(
     log_det: bool = True,
     axis_name: str | None = None,
 ) -> Cost:
-    """alpha MI + beta TC + gamma DW, estimated from the codes of the batch (arXiv 1802.04942, eq. 4).
+    """alpha MI + beta TC + gamma DW, estimated from the batch (arXiv 1802.04942, eq. 4).
 
     With alpha = beta = gamma = 1 and any estimator the sum is log q(z|x) - log p(z).  `log_det`
     False evaluates the prior's base density at g(z) instead of log p(z), as the authors' code does.
     Needs a posterior whose density factorizes over dimensions.
     """
 
-    def cost(model, terms: Terms, key: Array, step: Array) -> Metrics:
+    def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         z, log_q, prior = terms.code.z, terms.code.log_q, model.prior
         factors = gathered(terms.code.q, axis_name).distribution
         rows = positions(len(z), axis_name)
@@ -98,7 +100,7 @@ def decomposed_kl(
 def critic_total_correlation(weight: float) -> Cost:
     """weight TC by the critic's density ratio, logit 0 minus logit 1 (arXiv 1802.05983, eq. 3)."""
 
-    def cost(model, terms: Terms, key: Array, step: Array) -> Metrics:
+    def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         logits = model.critic(terms.code.z)
         return {"total_correlation": weight * (logits[:, 0] - logits[:, 1]).mean()}
 
@@ -116,7 +118,7 @@ def mmd_to_prior(
     In representation space: a flow prior's samples carry gradients to the flow (arXiv 1706.02262).
     """
 
-    def cost(model, terms: Terms, key: Array, step: Array) -> Metrics:
+    def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         z = gathered(terms.code.z, axis_name)
         u = model.prior.sample(key, len(z))
         return {"mmd": weight * squared_mmd(u, z, BANDWIDTHS[bandwidth](u, z), unbiased)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from vaejax.types import Array, Batch, Cost, LossFn, Metrics
@@ -15,7 +17,7 @@ def loss_of(*costs: Cost) -> LossFn:
     ValueError when two costs share a name.
     """
 
-    def loss(model, batch: Batch, step: Array, train: bool = True) -> tuple[Array, Metrics]:
+    def loss(model: Any, batch: Batch, step: Array, train: bool = True) -> tuple[Array, Metrics]:
         terms = model(batch.x, batch.keys, train)
         parts = {name: value.mean() for name, value in terms.code.costs.items()}
         for position, cost in enumerate(costs):

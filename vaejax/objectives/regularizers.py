@@ -55,9 +55,7 @@ def beta_h(setting: Setting, *, beta: float) -> Objective:
     return Objective({"vae": setting.generative(kl(setting.elbo_weight * beta))})
 
 
-def beta_b(
-    setting: Setting, *, gamma: float, capacity: float, capacity_steps: int
-) -> Objective:
+def beta_b(setting: Setting, *, gamma: float, capacity: float, capacity_steps: int) -> Objective:
     """beta-VAE-B: reconstruction + gamma |KL - C(t)| (arXiv 1804.03599)."""
     if capacity_steps < 1:
         raise ValueError(f"regularizers.beta_b.capacity_steps is {capacity_steps}; at least 1")
@@ -72,7 +70,9 @@ def beta_tc(
     if estimator not in ESTIMATORS:
         raise unknown("regularizers.beta_tc.estimator", estimator, ESTIMATORS)
     if setting.batch_size < 3:
-        raise ValueError(f"beta_tc estimates q(z) from the batch; batch_size {setting.batch_size} < 3")
+        raise ValueError(
+            f"beta_tc estimates q(z) from the batch; batch_size {setting.batch_size} < 3"
+        )
 
     def check(model: Any) -> None:
         if not model.posterior.has_density:

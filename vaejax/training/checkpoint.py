@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -72,7 +73,8 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
         )
         try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            return restored
         except Exception as error:  # Orbax and TensorStore raise many types for damaged files
             earlier = [other for other in steps if other < step]
             offer = f"; --checkpoint {earlier[-1]} goes back to the one before" if earlier else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,11 +22,12 @@ from vaejax.objectives.regularizers import make_method
 from vaejax.parallel import AXIS, replicated
 from vaejax.training import workdir as files
 from vaejax.training.checkpoint import Checkpoints, saved_steps, set_aside
-from vaejax.training.metrics import MetricsLog, check_finite
+from vaejax.training.metrics import MetricsLog, NonFiniteError, check_finite
 from vaejax.training.progress import ProgressReport
 from vaejax.training.state import TrainState, initial_state
 from vaejax.training.step import TrainStep, make_train_step, pmapped
 from vaejax.training.validation import make_split_terms, means
+from vaejax.types import Device, Objective
 
 _SHOWN = ("loss", "elbo", "kl")
 
@@ -56,31 +57,26 @@ def fit(
     mapped_model, objective = make_method(config, dataset.x_shape, len(train), AXIS)
     card = files.dataset_card(dataset)
     files.check_same_run(workdir, config, card)
-
-    state = initial_state(
-        mapped_model, objective.players, config.seed, dataset.x_shape, config.ema_decay
-    )
-    train_step = make_train_step(
-        mapped_model,
-        objective.players,
-        scale=dataset.scale,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        axis_name=AXIS,
-    )
     if checkpoint is not None and checkpoint not in saved_steps(workdir):
-        raise ValueError(f"no checkpoint {checkpoint} in {workdir}; {saved_steps(workdir)} are there")
+        raise ValueError(
+            f"no checkpoint {checkpoint} in {workdir}; {saved_steps(workdir)} are there"
+        )
     files.claim(workdir, config, card)
     with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
-        if checkpoint is not None or checkpoints.steps():
+        state = _start(config, dataset, mapped_model, objective)
+        if saved_steps(workdir):
             state = checkpoints.restore(state, checkpoint)
         if checkpoint is not None:
             set_aside(workdir, after=checkpoint)
             checkpoints.reload()
         model, _ = _unmapped(config, card)
         run = _Run(config, workdir, dataset, model, checkpoints, quiet)
-        state = run.train(pmapped(train_step, devices), replicated(state, devices), len(devices))
-    return model, state, config
+        train_step = _mapped_step(config, dataset, mapped_model, objective, devices)
+        try:
+            return model, run.train(train_step, state, devices), config
+        except NonFiniteError as error:
+            good = f"checkpoint {max(saved_steps(workdir), default=None)} is the last good one"
+            raise NonFiniteError(f"{error}; {good}") from error
 
 
 def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, TrainState, ConfigDict]:
@@ -100,7 +96,7 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, Train
         return model, checkpoints.restore(like, checkpoint), config
 
 
-def usable_devices(batch_size: int, num_devices: int | None = None) -> list[jax.Device]:
+def usable_devices(batch_size: int, num_devices: int | None = None) -> Sequence[Device]:
     """The local devices to map over: as many as divide the batch evenly, or the number asked for.
 
     Raises ValueError when that number is not there or does not divide the batch.
@@ -112,8 +108,32 @@ def usable_devices(batch_size: int, num_devices: int | None = None) -> list[jax.
     if not 1 <= num_devices <= len(devices):
         raise ValueError(f"{num_devices} devices asked for; there are {len(devices)}")
     if batch_size % num_devices:
-        raise ValueError(f"batch_size {batch_size} does not divide evenly over {num_devices} devices")
+        raise ValueError(
+            f"batch_size {batch_size} does not divide evenly over {num_devices} devices"
+        )
     return devices[:num_devices]
+
+
+def _start(config: ConfigDict, dataset: Dataset, model: VAE, objective: Objective) -> TrainState:
+    return initial_state(model, objective.players, config.seed, dataset.x_shape, config.ema_decay)
+
+
+def _mapped_step(
+    config: ConfigDict,
+    dataset: Dataset,
+    model: VAE,
+    objective: Objective,
+    devices: Sequence[Device],
+) -> TrainStep:
+    train_step = make_train_step(
+        model,
+        objective.players,
+        scale=dataset.scale,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        axis_name=AXIS,
+    )
+    return pmapped(train_step, devices)
 
 
 def _unmapped(config: ConfigDict, card: Mapping[str, Any]) -> tuple[VAE, Mapping]:
@@ -138,11 +158,14 @@ class _Run:
         self.checkpoints, self.quiet = checkpoints, quiet
         self.split_terms = make_split_terms(model, scale=dataset.scale, seed=config.seed)
 
-    def train(self, train_step: TrainStep, state: TrainState, num_devices: int) -> TrainState:
+    def train(
+        self, train_step: TrainStep, state: TrainState, devices: Sequence[Device]
+    ) -> TrainState:
         """Steps until `num_steps` or a signal."""
         config, step = self.config, int(state.step)
         if step >= config.num_steps:
             return state
+        state = replicated(state, devices)
         label = f"{config.regularizer} x {config.prior} on {config.dataset}"
         with (
             MetricsLog(self.workdir, step, config.tensorboard) as log,
@@ -151,7 +174,7 @@ class _Run:
         ):
             pending, metrics, first = None, {}, step + 1
             while step < config.num_steps and not signals.received:
-                state, metrics = train_step(state, *self._rows(step, num_devices))
+                state, metrics = train_step(state, *self._rows(step, len(devices)))
                 step += 1
                 if step == first:
                     log.compiled(step)

@@ -1,4 +1,4 @@
-"""Where numbers go: `metrics.jsonl` (a function of the run alone) and `timing.jsonl` (the clock)."""
+"""`metrics.jsonl`, a function of the run alone, and `timing.jsonl`, what the clock said."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MetricsLog:
         check_finite(step, values)
 
     def compiled(self, step: int) -> None:
-        """Start measuring the rate here: `step`, the first of this process, was mostly compiling."""
+        """Measure the rate from here: `step`, the first of this process, mostly compiled."""
         self._before = (step, time.monotonic())
 
     def write_timing(self, step: int) -> float:
@@ -73,11 +73,26 @@ def check_finite(step: int, values: Mapping[str, Any]) -> None:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSON-lines file; a last line cut short by a crash is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")[:-1]
-    return [json.loads(line) for line in lines if line]
+    """The lines of a JSON-lines file, 'nan' and 'inf' as floats; [] where there is no file.
+
+    A last line cut short by a crash is left out.  Raises ValueError for any other damage.
+    """
+    return [row for _, row in _lines(path)]
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [(line, _row(path, number, line)) for number, line in enumerate(lines, start=1)]
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        step = {"step": int(row["step"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} line {number} is damaged: {line[:60]!r}") from error
+    names = ("nan", "inf", "-inf")
+    return {key: float(v) if v in names else v for key, v in row.items()} | step
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, Any]:
@@ -91,9 +106,9 @@ def _append(file: Any, row: Mapping[str, Any]) -> None:
 
 
 def _resumed(path: Path, step: int) -> Any:
-    kept = [row for row in rows(path) if row["step"] <= step]
     if path.exists():
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        kept = [line for line, row in _lines(path) if row["step"] <= step]
+        write_text(path, "".join(line + "\n" for line in kept))
     return path.open("a")
 
 

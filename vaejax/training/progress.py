@@ -58,4 +58,7 @@ class ProgressReport:
             return
         self._said = now
         left = (self._num_steps - step) / max(rate, 1e-9)
-        print(f"{self._label}  step {step}/{self._num_steps}  {text}  {left:.0f} s left", file=sys.stderr)
+        print(
+            f"{self._label}  step {step}/{self._num_steps}  {text}  {left:.0f} s left",
+            file=sys.stderr,
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from vaejax.data.arrays import normalized
 from vaejax.models.vae import VAE
 from vaejax.parallel import AXIS, averaged, example_keys, positions
 from vaejax.training.state import TRAIN, TrainState, owned, stream_key
-from vaejax.types import Array, Batch, Metrics, Player
+from vaejax.types import Array, Batch, Device, Metrics, Player
 
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
@@ -44,7 +44,7 @@ def make_train_step(
     ema_decay: float = 0.0,
     axis_name: str | None = None,
 ) -> TrainStep:
-    """`(state, rows, pair_rows=None) -> (state, metrics)`, for `jax.jit` or `pmap` over `axis_name`.
+    """`(state, rows, pair_rows=None) -> (state, metrics)`, for `jit`, or `pmap` over `axis_name`.
 
     rows, pair_rows: (B, *X) raw; the second only where a critic needs it.  All players see the
     parameters before the update.
@@ -63,11 +63,12 @@ def make_train_step(
             grads, seen, new_stats = gradients(model, player, state, batch, axis_name)
             mine = owned(state.params, player)
             updates, opt_state[name] = player.tx.update(grads, state.opt_state[name], mine)
-            params |= optax.apply_updates(mine, updates)
+            groups: Any = optax.apply_updates(mine, updates)
+            params |= groups
             # A forward pass also advances statistics of groups its player only reads: drop those.
             stats |= {group: new_stats[group] for group in player.owns if group in new_stats}
             metrics |= {**seen, f"grad_norm/{name}": optax.tree.norm(grads)}
-        ema = optax.incremental_update(params, state.ema, 1 - ema_decay) if state.ema else {}
+        ema: Any = optax.incremental_update(params, state.ema, 1 - ema_decay) if state.ema else {}
         return TrainState(state.step + 1, params, opt_state, stats, ema), metrics
 
     return train_step
@@ -92,7 +93,7 @@ def gradients(
     return *averaged((grads, metrics), axis_name), stats
 
 
-def pmapped(train_step: TrainStep, devices: list[jax.Device]) -> TrainStep:
+def pmapped(train_step: TrainStep, devices: Sequence[Device]) -> TrainStep:
     """`train_step` on all `devices`: the state has no device axis, rows have a leading one."""
     return jax.pmap(
         train_step,

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from vaejax.data.arrays import normalized
 from vaejax.data.batches import blocks
@@ -29,7 +30,7 @@ def make_split_terms(model: VAE, *, scale: float, seed: int, batch_size: int = 5
     @jax.jit
     def terms_of(variables: Mapping[str, Any], rows: Array, indices: Array) -> dict[str, Array]:
         keys = example_keys(stream_key(seed, EVALUATE), indices)
-        terms = model.apply(variables, normalized(rows, scale), keys)
+        terms = nn.apply(VAE.__call__, model)(variables, normalized(rows, scale), keys)
         elbo = -(terms.reconstruction + terms.kl)
         return {"elbo": elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
 

@@ -34,7 +34,7 @@ def dataset_card(dataset: Dataset) -> dict[str, Any]:
         "splits": {
             split: {
                 "num_examples": len(rows),
-                "sha256": hashlib.sha256(np.ascontiguousarray(rows)).hexdigest(),
+                "sha256": hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest(),
             }
             for split, rows in dataset.splits.items()
         },
