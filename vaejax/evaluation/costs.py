@@ -39,10 +39,10 @@ def split_costs(
 
     @jax.jit
     def metrics_of(variables: Any, rows: Array, pair_rows: Array, block: Array) -> dict[str, Array]:
-        root = stream_key(seed, COSTS)
-        batch = make_batch(rows, pair_rows, scale=scale, root=root, step=block)
         found: dict[str, Array] = {}
-        for player in players.values():
+        for position, player in enumerate(players.values()):
+            root = jax.random.fold_in(stream_key(seed, COSTS), position)
+            batch = make_batch(rows, pair_rows, scale=scale, root=root, step=block)
             loss = nn.apply(player.loss, model)
             found |= loss(variables, batch, state.step, False)[1]
         return found

@@ -63,12 +63,12 @@ def density_grid(
         z = vae.prior.sample(key, 1_000)
         return vae.prior.to_base(z) if base else z
 
-    drawn = nn.apply(prior_points, model)(variables, jax.random.key(0))
+    drawn = jax.jit(nn.apply(prior_points, model))(variables, jax.random.key(0))
     # Quantiles of both, so that one far outlier does not shrink everything else to a dot.
     spread = [np.quantile(cloud, (0.002, 0.998), axis=0) for cloud in (points, np.asarray(drawn))]
     low, high = np.min(spread, axis=(0, 1)), np.max(spread, axis=(0, 1))
     pad = margin * np.maximum(high - low, 1e-3) / 2
     x, y = (np.linspace(low[d] - pad[d], high[d] + pad[d], size) for d in (0, 1))
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
-    values = nn.apply(log_density, model)(variables, grid)
+    values = jax.jit(nn.apply(log_density, model))(variables, grid)
     return x, y, np.asarray(values).reshape(size, size)

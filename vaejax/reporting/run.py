@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from matplotlib.figure import Figure
 
 from vaejax.data.arrays import Dataset, normalized
@@ -39,7 +40,7 @@ def prior_samples(
         return {"x": vae.decode(z), "z": z, "z0": vae.prior.to_base(z)}
 
     key = jax.random.fold_in(stream_key(seed, SAMPLE), draw)
-    samples = jax.jit(lambda variables: model.apply(variables, key, method=drawn))(variables)
+    samples = jax.jit(nn.apply(drawn, model))(variables, key)
     return {name: np.asarray(value) for name, value in samples.items()}
 
 
@@ -90,7 +91,7 @@ def _training(workdir: Path) -> Figure:
 def _reconstructions(model: VAE, variables: Any, dataset: Dataset, name: str) -> Figure:
     count = _NUM_RECONSTRUCTED[len(dataset.x_shape) == 3]
     x = np.asarray(normalized(dataset.splits["test"][:count], dataset.scale))
-    output = model.apply(variables, x, method=lambda vae, x: vae.decode(vae.embed(x)))
+    output = jax.jit(nn.apply(lambda vae, x: vae.decode(vae.embed(x)), model))(variables, x)
     return figures.reconstructions(x, np.asarray(output), f"Held-out reconstructions, {name}")
 
 

@@ -53,13 +53,14 @@ def make_train_step(
     def train_step(
         state: TrainState, rows: Array, pair_rows: Array | None = None
     ) -> tuple[TrainState, Metrics]:
-        root = stream_key(seed, TRAIN)
-        batch = make_batch(
-            rows, pair_rows, scale=scale, root=root, step=state.step, axis_name=axis_name
-        )
         params, opt_state, stats = dict(state.params), dict(state.opt_state), dict(state.stats)
         metrics: dict[str, Array] = {}
-        for name, player in players.items():
+        for position, (name, player) in enumerate(players.items()):
+            # Every player draws for itself: no two of them share a key.
+            root = jax.random.fold_in(stream_key(seed, TRAIN), position)
+            batch = make_batch(
+                rows, pair_rows, scale=scale, root=root, step=state.step, axis_name=axis_name
+            )
             grads, seen, new_stats = gradients(model, player, state, batch, axis_name)
             mine = owned(state.params, player)
             updates, opt_state[name] = player.tx.update(grads, state.opt_state[name], mine)
