@@ -81,9 +81,7 @@ def test_costs_do_not_depend_on_what_is_left_over(method):
 def test_base_codes_are_codes_through_the_flow(method):
     model, _, state, data, _ = method
     drawn = codes(model, state.variables(), data.splits["test"], scale=1.0, seed=0)
-    back = model.apply(
-        state.variables(), drawn.z0, method=lambda vae, z0: vae.prior.from_base(z0)
-    )
+    back = model.apply(state.variables(), drawn.z0, method=lambda vae, z0: vae.prior.from_base(z0))
     np.testing.assert_allclose(back, drawn.z, atol=1e-4)
     assert not np.allclose(drawn.z, drawn.z0)
 

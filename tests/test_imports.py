@@ -59,9 +59,8 @@ def imported(tree: ast.AST) -> list[tuple[int, str]]:
             for alias in node.names:
                 lazy = public.get(alias.name) if node.module == "vaejax" else None
                 found.append((node.lineno, lazy or f"{node.module}.{alias.name}"))
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id == "vaejax" and node.attr in public:  # `vaejax.fit` is lazy
-                found.append((node.lineno, public[node.attr]))
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "vaejax":
+            found.append((node.lineno, public.get(node.attr, "vaejax")))  # `vaejax.fit` is lazy
     return [(line, name) for line, name in found if name.split(".")[0] == "vaejax"]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -30,9 +31,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 ROOT = Path(__file__).parents[1]
 NUM_STEPS = 300
 DRIVER = """
-import sys, jax
+import sys, jax, vaejax
 jax.config.update("jax_cpu_enable_async_dispatch", False)
-import vaejax
 vaejax.fit(vaejax.load_config(sys.argv[1]), sys.argv[2], num_devices=2, quiet=True)
 """
 
@@ -52,10 +52,8 @@ def fit(config, folder, **more):
 @pytest.fixture(autouse=True, scope="module")
 def compiled(tmp_path_factory):
     """One compilation for all the runs of this file, also those of other processes."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
+    settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
+    settings["jax_persistent_cache_min_compile_time_secs"] = 0.1
     for name, value in settings.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
@@ -66,7 +64,7 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory):
-    """(folder, model, state) of the run that nothing interrupted; read-only."""
+    """(folder, model, state) of the run that nothing interrupts; read-only."""
     folder = tmp_path_factory.mktemp("twin") / "run"
     model, state, _ = fit(config_of(), folder)
     return folder, model, jax.device_get(state)
@@ -78,7 +76,6 @@ def copy(twin, tmp_path):
 
 
 def contents(folder):
-    """Every file with its bytes and when it was last written."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
 
@@ -97,26 +94,20 @@ def assert_same_run(folder, twin):
     assert (folder / "metrics.jsonl").read_bytes() == (twin[0] / "metrics.jsonl").read_bytes()
 
 
-class Interrupt:
-    """A signal that arrives after so many steps of a call of `fit`."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    @property
-    def received(self):
-        self.left -= 1
-        return self.left < 0
+def interrupted_after(steps):
+    """A stand-in for the signals of `fit`, of which one arrives after so many steps."""
+    calls = iter([False] * steps)
+    signals = type("Signals", (), {"received": property(lambda self: next(calls, True))})
+    return contextlib.nullcontext(signals())
 
 
 def test_runs_interrupted_at_any_step_equal_the_uninterrupted_run(twin, tmp_path, monkeypatch):
     done = 0
     for steps in (0, 1, 19, 33, 108):  # before the first, and next to what is due at 7, 20 and 50
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "_Signals", lambda n=steps: contextlib.nullcontext(Interrupt(n)))
+            patch.setattr(loop, "_Signals", functools.partial(interrupted_after, steps))
             state = fit(config_of(), tmp_path / "run")[1]
-        done += steps
-        assert state.step == done
+        assert state.step == (done := done + steps)
     fit(config_of(), tmp_path / "run")
     assert_same_run(tmp_path / "run", twin)
 
@@ -125,7 +116,7 @@ def started(folder, environment, step):
     """A process that runs the config, once the last complete line of its metrics is of `step`."""
     config, path = folder.with_suffix(".json"), folder / "metrics.jsonl"
     config.write_text(to_json(config_of()))
-    command = [sys.executable, "-c", DRIVER, str(config), str(folder)]
+    command = [sys.executable, "-c", DRIVER, config, folder]
     environment = os.environ | environment
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
     while process.poll() is None:
@@ -184,14 +175,12 @@ def test_load_gives_from_the_folder_alone_what_fit_gave(twin):
         for variables in (loaded.variables(), {"params": state.ema, "batch_stats": {}})
     )
     assert_identical(terms, expected)
-    assert np.isfinite(terms.reconstruction).all()
     for step in saved_steps(folder):
         assert vaejax.load(folder, checkpoint=step)[1].step == step
 
 
 def test_resuming_on_another_number_of_devices_gives_close_values(twin, copy):
-    state = fit(config_of(), copy, checkpoint=280, num_devices=4)[1]
-    assert state.step == NUM_STEPS
+    assert fit(config_of(), copy, checkpoint=280, num_devices=4)[1].step == NUM_STEPS
     lines = [(f / "metrics.jsonl").read_text().splitlines()[-1] for f in (copy, twin[0])]
     last, expected = map(json.loads, lines)
     assert last.pop("split") == expected.pop("split")
@@ -262,14 +251,12 @@ def test_a_folder_claimed_only_in_part_gets_the_card_of_the_run_that_follows(tmp
 
 
 def assert_finite_checkpoints(folder):
-    for step in saved_steps(folder):
-        state = vaejax.load(folder, checkpoint=step)[1]
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)), step
+    for state in (vaejax.load(folder, checkpoint=step)[1] for step in saved_steps(folder)):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)), state.step
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_term_again_and_again(tmp_path):
-    config = config_of(regularizer="none", prior="standard_normal", num_steps=12)
-    config.update(log_every=1, checkpoint_every=3)
+    config = config_of(regularizer="none", num_steps=12, log_every=1, checkpoint_every=3)
     config.datasets.two_moons.num_train = 12 * 24  # every example is seen once
     dataset = dataset_from(config)
     rows = dataset.splits["train"].copy()
@@ -283,8 +270,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term_again_and_again(tmp_
 
 
 def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
-    config = config_of(regularizer="none", prior="standard_normal", num_steps=3, optimizer="sgd")
-    config.update(log_every=1, checkpoint_every=1, schedule="constant")
+    config = config_of(regularizer="none", num_steps=3, log_every=1, checkpoint_every=1)
+    config.update(optimizer="sgd", schedule="constant")
     config.schedules.constant.learning_rate = 1e38
     with pytest.raises(NonFiniteError):
         fit(config, tmp_path / "run")
@@ -296,7 +283,6 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
     [
         ({"batch_size": 97}, {}),  # the split has 96 examples
         ({}, {"num_devices": 5}),  # does not divide 24
-        ({}, {"num_devices": 0}),
         ({}, {"checkpoint": 5}),
         ({"encoder": "mnist"}, {}),
         ({"regularizer": "beta_tc", "posterior": "deterministic"}, {}),

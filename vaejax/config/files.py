@@ -34,6 +34,8 @@ def load_config(path: str) -> ConfigDict:
         config = module.get_config(preset) if preset else module.get_config()
     except (AttributeError, KeyError, NameError, SyntaxError, TypeError, ImportError) as error:
         raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"{name}: get_config returned no ConfigDict but {config!r}")
     return config.lock()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import distrax
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -33,8 +34,10 @@ class LearnedGaussian(nn.Module):
     def __call__(self, output: Array) -> distrax.Independent:
         start = nn.initializers.constant(jnp.log(self.initial_scale))
         log_scale = self.param("log_scale", start, ())
-        # Floor at e^-6: without one, a perfect fit of a flat region drives sigma to zero.
-        scale = jnp.exp(jnp.maximum(log_scale, -6.0))
+        # Floor at e^-6: without one, a perfect fit of a flat region drives sigma to zero.  Its
+        # gradient is passed straight through, so that a scale below the floor can come back.
+        lifted = jnp.maximum(log_scale, -6.0)
+        scale = jnp.exp(log_scale + jax.lax.stop_gradient(lifted - log_scale))
         return _over_x(distrax.Normal(output, jnp.broadcast_to(scale, output.shape)))
 
 

@@ -49,10 +49,8 @@ class Checkpoints:
         self._manager.reload()
 
     def save(self, state: TrainState) -> None:
-        """Start writing `state`; returns once its arrays are copied."""
-        # A copy, not a view: the next step donates these buffers while the writer still reads.
-        copy = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
-        self._manager.save(int(copy.step), args=ocp.args.StandardSave(copy))
+        """Start writing `state`, a `host_copy`; returns before it is on disk."""
+        self._manager.save(int(state.step), args=ocp.args.StandardSave(state))
 
     def wait(self) -> None:
         """Block until what was saved is on disk; raises what went wrong there."""
@@ -82,6 +80,11 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {self.folder / str(step)} cannot be read{offer} ({reason})"
             ) from error
+
+
+def host_copy(state: TrainState) -> TrainState:
+    """`state` as NumPy arrays of its own: the next step donates the buffers of the original."""
+    return jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
 
 
 def saved_steps(workdir: Path) -> list[int]:

@@ -21,8 +21,8 @@ from vaejax.models.vae import VAE
 from vaejax.objectives.regularizers import make_method
 from vaejax.parallel import AXIS, replicated
 from vaejax.training import workdir as files
-from vaejax.training.checkpoint import Checkpoints, saved_steps, set_aside
-from vaejax.training.metrics import MetricsLog, NonFiniteError, check_finite
+from vaejax.training.checkpoint import Checkpoints, host_copy, saved_steps, set_aside
+from vaejax.training.metrics import MetricsLog, NonFiniteError, check_finite, event_writer
 from vaejax.training.progress import ProgressReport
 from vaejax.training.state import TrainState, initial_state
 from vaejax.training.step import TrainStep, make_train_step, pmapped
@@ -61,6 +61,8 @@ def fit(
         raise ValueError(
             f"no checkpoint {checkpoint} in {workdir}; {saved_steps(workdir)} are there"
         )
+    if config.tensorboard:
+        event_writer()  # refuses where the package is missing
     files.claim(workdir, config, card)
     with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
         state = _start(config, dataset, mapped_model, objective)
@@ -217,9 +219,13 @@ class _Run:
             self._save(state, metrics, log)
 
     def _save(self, state: TrainState, metrics: Mapping[str, Any], log: MetricsLog) -> None:
-        check_finite(int(state.step), metrics)
+        step = int(state.step)
+        check_finite(step, metrics)
         log.sync()
-        self.checkpoints.save(state)
+        copy = host_copy(state)
+        leaves = jax.tree.leaves_with_path(copy)
+        check_finite(step, {jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+        self.checkpoints.save(copy)
 
 
 class _Signals:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vaejax.training.workdir import write_text
 
 
@@ -25,7 +27,9 @@ class MetricsLog:
         self._before = (step, self._started)
         self._metrics = _resumed(workdir / "metrics.jsonl", step)
         self._timing = _resumed(workdir / "timing.jsonl", step)
-        self._events = _event_writer(workdir, step) if tensorboard else None
+        self._events = None
+        if tensorboard:
+            self._events = event_writer()(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -65,9 +69,18 @@ class MetricsLog:
             os.fsync(file.fileno())
 
 
+def event_writer() -> Any:
+    """tensorboardX's SummaryWriter.  Raises ValueError where it is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ValueError("config.tensorboard needs: pip install 'vaejax[tensorboard]'") from error
+    return SummaryWriter
+
+
 def check_finite(step: int, values: Mapping[str, Any]) -> None:
-    """Raise NonFiniteError, naming step and metrics, unless every value is finite."""
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    """Raise NonFiniteError, naming step and values (numbers or arrays), unless all are finite."""
+    bad = [name for name, value in values.items() if not np.isfinite(value).all()]
     if bad:
         raise NonFiniteError(f"at step {step} these are not finite: {', '.join(sorted(bad))}")
 
@@ -110,11 +123,3 @@ def _resumed(path: Path, step: int) -> Any:
         kept = [line for line, row in _lines(path) if row["step"] <= step]
         write_text(path, "".join(line + "\n" for line in kept))
     return path.open("a")
-
-
-def _event_writer(workdir: Path, step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ValueError("config.tensorboard needs: pip install 'vaejax[tensorboard]'") from error
-    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)

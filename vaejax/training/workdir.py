@@ -64,11 +64,8 @@ def check_same_run(workdir: Path, config: ConfigDict, card: dict[str, Any]) -> N
 
 
 def claim(workdir: Path, config: ConfigDict, card: dict[str, Any]) -> None:
-    """Make `workdir` that of this run; its files are written once."""
+    """Make `workdir` that of this run.  `config.json` comes last: with it, the claim is whole."""
     workdir.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("dataset.json", json.dumps(card, indent=2) + "\n"),
-        ("config.json", to_json(config)),
-    ):
-        if not (workdir / name).exists():
-            write_text(workdir / name, text)
+    if not (workdir / "config.json").exists():
+        write_text(workdir / "dataset.json", json.dumps(card, indent=2) + "\n")
+        write_text(workdir / "config.json", to_json(config))
