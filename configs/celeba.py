@@ -1,4 +1,10 @@
-"""CelebA."""
+"""CelebA from a prepared TFDS directory of 64x64 images; beta-TC-dpVAE, 64-D latent (our choice).
+
+    TFDS_DATA_DIR=... vaejax train --config configs/celeba.py --workdir runs/celeba
+
+Not trained on the real images yet, so there are no numbers to expect; `configs/tiny.py:celeba`
+takes its steps on a stand-in.
+"""
 
 from ml_collections import ConfigDict
 

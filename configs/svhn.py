@@ -1,4 +1,10 @@
-"""SVHN."""
+"""SVHN (cropped) from a prepared TFDS directory; beta-TC-dpVAE, 32-D latent (our choice).
+
+    TFDS_DATA_DIR=... vaejax train --config configs/svhn.py --workdir runs/svhn
+
+Not trained on the real images yet, so there are no numbers to expect; `configs/tiny.py:svhn` takes
+its steps on a stand-in.
+"""
 
 from ml_collections import ConfigDict
 

@@ -14,6 +14,8 @@ from vaejax.config.lookup import unknown
 _COMMON = {
     "reduction": "published_sum",
     "num_steps": 100_000,
+    "optimizer": "adam",
+    "schedule": "constant",
     "encoders.mlp.leaky_slope": 1.0,
     "decoders.mlp.leaky_slope": 1.0,
     "encoders.celeba.leaky_slope": 1.0,
@@ -36,7 +38,8 @@ def _row(mse_weight: float, batch_size: int, learning_rate: float, **more: Any) 
 
 _B = {"gamma": 15.0, "capacity": 25.0, "capacity_steps": 100_000}
 _BETA_B = {f"regularizers__beta_b__{key}": value for key, value in _B.items()}
-_FACTOR = {"regularizers__factor__gamma": 1000.0}
+_F = {"gamma": 1000.0, "critic_width": 1_000, "critic_depth": 5, "critic_learning_rate": 1e-4}
+_FACTOR = {f"regularizers__factor__{key}": value for key, value in _F.items()}
 _INFO = {"regularizers__info__alpha": 0.0, "regularizers__info__lambda_": 1000.0}
 
 # (regularizer, prior) -> what the authors' JSON files for MNIST say.

@@ -58,7 +58,10 @@ class Decoupled(nn.Module):
 
     flow: nn.Module
     kl_constant: bool = True
-    factorizes = False
+
+    @property
+    def factorizes(self) -> bool:
+        return self.flow.latent_dim == 1
 
     def log_prob(self, z: Array) -> Array:
         z0, log_det = self.flow.bijector().inverse_and_log_det(z)
@@ -70,7 +73,9 @@ class Decoupled(nn.Module):
     def kl(self, code: Code) -> Array:
         kl = negative_entropy(code) - self.log_prob(code.z)
         # The authors' code drops -D/2, which shifts beta_b's capacity and every reported KL.
-        return kl if self.kl_constant else kl + 0.5 * code.z.shape[-1]
+        # A deterministic code has no entropy and no such constant.
+        dropped = 0.0 if self.kl_constant or code.q is None else 0.5 * code.z.shape[-1]
+        return kl + dropped
 
     def base_log_prob(self, z0: Array) -> Array:
         return standard_normal_log_prob(z0)
