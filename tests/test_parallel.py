@@ -129,6 +129,13 @@ def test_any_number_of_devices_gives_the_losses_and_gradients_of_plain_jit(regul
             assert_close(reference, place)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize(("regularizer", "prior"), PAIRS)
+def test_every_pair_gives_the_same_on_every_number_of_devices(regularizer, prior, count):
+    assert_close(on_tiny(regularizer, prior, None), on_tiny(regularizer, prior, count))
+
+
 def on_named_axis(regularizer, prior):
     """What each of four places of a `vmap` over a named axis says."""
     config, dataset, state, rows, pair_rows = inputs(regularizer, prior)
