@@ -1,6 +1,7 @@
 """Bad input is one line and exit status 2, and nothing existing is overwritten or lost."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,8 @@ def finished(tmp_path_factory):
         (["--checkpoint", "2"], "no checkpoint 2"),
         (["--confg"], "unknown argument '--confg'"),
         (["--config.seed=-1"], "config.seed is -1"),
+        (["--config.likelihood=bernoulli"], "for data in [0, 1]"),
+        (["--config.regularizer=info", "--config.regularizers.info.alpha=5"], "alpha <= 1"),
     ],
 )
 def test_a_bad_flag_is_one_line_and_leaves_no_folder(capsys, tmp_path, flags, said):
@@ -147,6 +150,31 @@ def test_a_folder_with_strange_files_of_ours_is_refused(capsys, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_file_in_place_of_the_checkpoints_is_refused(capsys, tmp_path):
+    (tmp_path / "checkpoints").write_text("precious")
+    assert "is not a folder" in refused(capsys, "train", *TINY, "--workdir", tmp_path)
+    assert (tmp_path / "checkpoints").read_text() == "precious"
+
+
+def test_a_json_config_that_is_none_is_named(capsys, tmp_path):
+    (tmp_path / "mine.json").write_text("{")
+    line = refused(capsys, "train", "--config", tmp_path / "mine.json", "--workdir", tmp_path / "r")
+    assert "mine.json cannot be read" in line
+
+
+def test_ctrl_c_saves_and_ends_with_status_130(tmp_path):
+    flags = ["--config.num_steps=1000000", "--config.checkpoint_every=1000000"]
+    command = [sys.executable, "-m", "vaejax", "train", *TINY, "--workdir", str(tmp_path), *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped and saved at step" in error
+    assert [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+
+
 def test_a_damaged_config_is_named(capsys, tmp_path):
     (tmp_path / "config.json").write_text('{"seed": 0')
     assert str(tmp_path / "config.json") in refused(capsys, "train", *TINY, "--workdir", tmp_path)
@@ -160,6 +188,7 @@ def test_a_damaged_config_is_named(capsys, tmp_path):
         (["evaluate", "--importance-samples", "-1"], "at least"),
         (["evaluate", "--checkpoint", "3"], "no checkpoint 3"),
         (["sample", "--num", "0"], "at least 1"),
+        (["sample", "--seed", "-1"], "must be in [0, 2**32)"),
     ],
 )
 def test_bad_flags_of_the_reading_commands(capsys, finished, flags, said):

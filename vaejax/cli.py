@@ -19,13 +19,16 @@ Any key of the config can be overridden, for example
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.  -> exit status: 0, 1 (training diverged) or 2 (bad input)."""
+    """Run one command.  -> exit status: 0, 1 (diverged), 2 (bad input) or 130 (Ctrl-C)."""
     arguments, overrides = _parser().parse_known_args(argv)
     try:
         _refuse_strangers(overrides)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return arguments.command(arguments, overrides)
+    except KeyboardInterrupt as stop:
+        print(_stopped(arguments, *stop.args) if stop.args else "interrupted", file=sys.stderr)
+        return 130
     except (ValueError, OSError, RuntimeError) as error:
         status = _status(error)
         if status is None:
@@ -97,10 +100,15 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     )
     step = int(state.step)
     if step < config.num_steps:
-        print(f"stopped and saved at step {step} of {config.num_steps}; the same command goes on")
+        print(_stopped(arguments, step))
     else:
         print(f"{arguments.workdir} is complete: {step} steps")
     return 0
+
+
+def _stopped(arguments: argparse.Namespace, step: int) -> str:
+    same = "the same command" + (" without --checkpoint" if arguments.checkpoint else "")
+    return f"stopped and saved at step {step}; {same} goes on"
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -113,6 +121,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         split=arguments.split,
         importance_samples=arguments.importance_samples,
         checkpoint=arguments.checkpoint,
+        quiet=False,
     )
     print(summary(result, config, arguments.workdir))
     return 0
@@ -183,5 +192,5 @@ def _status(error: Exception) -> int | None:
 
 
 def _show_warning(message: Any, category: type[Warning], filename: str, *more: Any) -> None:
-    if issubclass(category, UserWarning) and "vaejax" in filename:
+    if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parent):
         print(f"vaejax: warning: {message}", file=sys.stderr)

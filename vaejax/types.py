@@ -96,7 +96,12 @@ class Prior(Protocol):
 
 
 class Likelihood(Protocol):
-    """Decoder output -> distrax distribution over x, batch (B,), event *X."""
+    """Decoder output -> distrax distribution over x, batch (B,), event *X.
+
+    `unit_interval` says whether x must lie in [0, 1].
+    """
+
+    unit_interval: bool
 
     def __call__(self, output: Array) -> Any: ...
 

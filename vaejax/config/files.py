@@ -24,7 +24,7 @@ def load_config(path: str) -> ConfigDict:
     if not file.is_file():
         raise ValueError(f"no config file {name!r}{_nearest_file(file)}")
     if file.suffix == ".json":
-        return from_json(file.read_text())
+        return _read_json(file)
     spec = importlib.util.spec_from_file_location(f"vaejax_config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ValueError(f"{name!r} is neither a Python file nor a JSON file")
@@ -115,15 +115,19 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+def _read_json(path: Path) -> ConfigDict:
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
 def saved_config(workdir: Path) -> ConfigDict:
     """The config of the run in `workdir`.  Raises ValueError where none can be read."""
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"no run in {workdir}: {path} does not exist")
-    try:
-        return from_json(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    return _read_json(path)
 
 
 def check_same_config(workdir: Path, config: ConfigDict) -> None:

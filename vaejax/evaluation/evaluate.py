@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from vaejax.evaluation.costs import split_costs
 from vaejax.evaluation.likelihood import importance_weighted_bound
 from vaejax.objectives.regularizers import make_method
 from vaejax.training.loop import load
+from vaejax.training.progress import ProgressReport
 from vaejax.training.validation import make_split_terms
 from vaejax.training.workdir import dataset_card, saved_card, write_text
 
@@ -34,9 +34,11 @@ def evaluate(
     split: str = "test",
     importance_samples: int = 1_000,
     checkpoint: int | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """Evaluate the run in `workdir` and write `evaluation.json` there.  -> what it holds.
+
+    For a split other than "test" the file is `evaluation_<split>.json`.
 
     Exact means over `split` of ELBO, reconstruction, KL; every weighted cost; the
     importance-weighted bound with `importance_samples` draws (0 leaves it out).  Raises ValueError
@@ -51,14 +53,16 @@ def evaluate(
         raise ValueError(f"importance samples are {importance_samples}; at least 0 (none)")
     rows, scale, seed = dataset.splits[split], dataset.scale, config.seed
     where = f"{split} split, all {len(rows)} examples"
-
     terms = make_split_terms(model, scale=scale, seed=seed)(state.variables(), rows)
     protocol = f"{where}; one draw of q(z|x) each; key = (seed {seed}, index)"
     metrics = {name: _mean(values, protocol) for name, values in terms.items()}
     metrics |= _costs(model, config, dataset, state, rows, split)
     if importance_samples and model.posterior.has_density:
         more = {"num_samples": importance_samples, "scale": scale, "seed": seed}
-        bound = importance_weighted_bound(model, state.variables(), rows, **more, progress=progress)
+        with ProgressReport("importance-weighted bound", 0, len(rows), quiet) as progress:
+            bound = importance_weighted_bound(
+                model, state.variables(), rows, **more, progress=progress.update
+            )
         protocol = f"{where}; {importance_samples} draws of q(z|x) each; key = (seed {seed}, index)"
         metrics["importance_weighted_nll"] = _mean(-bound, protocol)
     result = {
@@ -66,11 +70,11 @@ def evaluate(
         "split": split,
         "num_examples": len(rows),
         "seed": seed,
-        "config_sha256": hashlib.sha256(to_json(config).encode()).hexdigest(),
+        **_provenance(config),
         "metrics": metrics,
-        "versions": _versions(),
     }
-    write_text(workdir / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    name = "evaluation.json" if split == "test" else f"evaluation_{split}.json"
+    write_text(workdir / name, json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -117,9 +121,12 @@ def _costs(
     return costs
 
 
-def _versions() -> dict[str, str]:
+def _provenance(config: ConfigDict) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"vaejax": vaejax.__version__, "commit": _commit(), **versions}
+    return {
+        "config_sha256": hashlib.sha256(to_json(config).encode()).hexdigest(),
+        "versions": {"vaejax": vaejax.__version__, "commit": _commit(), **versions},
+    }
 
 
 def _commit() -> str:

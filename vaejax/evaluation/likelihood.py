@@ -66,5 +66,5 @@ def importance_weighted_bound(
         sums = [log_sum(variables, *inputs, first) for first in range(0, num_samples, chunk)]
         total = np.logaddexp.reduce(np.stack(sums).astype(np.float64), axis=0)
         pieces.append(total[mask] - np.log(num_samples))
-        progress(int(mask.sum()))
+        progress(indices[mask][-1] + 1)
     return np.concatenate(pieces)

@@ -19,6 +19,7 @@ class Gaussian(nn.Module):
     """N(x; output, sigma^2 I) with fixed sigma^2 = 1 / (2 mse_weight): squared error times w."""
 
     mse_weight: float = 1.0
+    unit_interval = False
 
     def __call__(self, output: Array) -> distrax.Independent:
         scale = jnp.full_like(output, (2.0 * self.mse_weight) ** -0.5)
@@ -29,6 +30,7 @@ class LearnedGaussian(nn.Module):
     """N(x; output, sigma^2 I), sigma learned and shared by all pixels (arXiv 2006.13202)."""
 
     initial_scale: float = 0.3
+    unit_interval = False
 
     @nn.compact
     def __call__(self, output: Array) -> distrax.Independent:
@@ -43,6 +45,8 @@ class LearnedGaussian(nn.Module):
 
 class Bernoulli(nn.Module):
     """Bernoulli with logits; for x in [0, 1] the cross-entropy, no density unless x is binary."""
+
+    unit_interval = True
 
     def __call__(self, output: Array) -> distrax.Independent:
         return _over_x(distrax.Bernoulli(logits=output))

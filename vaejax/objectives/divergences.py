@@ -25,6 +25,8 @@ def stratified_log_weights(rows: Array, batch_size: int, num_examples: int) -> A
     rows: (b,) positions in the batch -> (b, B).  With M = B - 1: 1/N for the example itself,
     (N - M) / (N M) for its right neighbor, 1/M for the others (arXiv 1802.04942, appendix C.2).
     """
+    if batch_size < 3:
+        raise ValueError(f"stratified weights need 3 examples or more, not {batch_size}")
     others = batch_size - 1
     columns = jnp.arange(batch_size)[None]
     own = columns == rows[:, None]

@@ -120,6 +120,13 @@ def info(
     """InfoVAE: reconstruction + (1 - alpha) KL + (alpha + lambda - 1) MMD^2 (arXiv 1706.02262)."""
     if bandwidth not in BANDWIDTHS:
         raise unknown("regularizers.info.bandwidth", bandwidth, BANDWIDTHS)
+    if alpha > 1 or alpha + lambda_ < 1:
+        raise ValueError(
+            f"regularizers.info needs alpha <= 1 and alpha + lambda_ >= 1, or a cost becomes a "
+            f"reward; alpha is {alpha:g}, lambda_ {lambda_:g}"
+        )
+    if unbiased and setting.batch_size < 2:
+        raise ValueError("regularizers.info.unbiased needs a batch_size of 2 or more")
     mmd = mmd_to_prior(alpha + lambda_ - 1, bandwidth, unbiased, setting.axis_name)
     return Objective({"vae": setting.generative(kl(setting.elbo_weight * (1 - alpha)), mmd)})
 

@@ -34,6 +34,8 @@ def prior_samples(
     """
     if num_samples < 1:
         raise ValueError(f"{num_samples} samples asked for; at least 1")
+    if not 0 <= draw < 2**32:
+        raise ValueError(f"the seed of the samples is {draw}; it must be in [0, 2**32)")
 
     def drawn(vae: VAE, key: Any) -> dict[str, Any]:
         z = vae.prior.sample(key, num_samples)

@@ -45,7 +45,8 @@ def fit(
 
     `dataset` replaces the one the config names.  `num_devices`: by default all that divide the
     batch evenly.  `checkpoint`: go back to that step; later checkpoints move to `set_aside/`.  A
-    SIGTERM or SIGINT saves a checkpoint and returns early.  Raises ValueError for bad input, before
+    SIGTERM saves a checkpoint and returns early; a SIGINT saves one and raises KeyboardInterrupt
+    with the step.  Raises ValueError for bad input, before
     anything is written, and NonFiniteError when a loss or a gradient is not finite.
     """
     validate(config)
@@ -55,16 +56,11 @@ def fit(
     batch_indices(config.seed, 0, len(train), config.batch_size)  # refuses too large a batch
     devices = usable_devices(config.batch_size, num_devices)
     mapped_model, objective = make_method(config, dataset.x_shape, len(train), AXIS)
+    check_support(mapped_model, dataset)
     card = files.dataset_card(dataset)
-    files.check_same_run(workdir, config, card)
-    if checkpoint is not None and checkpoint not in saved_steps(workdir):
-        raise ValueError(
-            f"no checkpoint {checkpoint} in {workdir}; {saved_steps(workdir)} are there"
-        )
-    if config.tensorboard:
-        event_writer()  # refuses where the package is missing
+    _check_workdir(workdir, config, card, checkpoint)
     files.claim(workdir, config, card)
-    with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
+    with _Signals() as signals, Checkpoints(workdir, config.keep_checkpoints) as checkpoints:
         state = _start(config, dataset, mapped_model, objective)
         if saved_steps(workdir):
             state = checkpoints.restore(state, checkpoint)
@@ -75,10 +71,13 @@ def fit(
         run = _Run(config, workdir, dataset, model, checkpoints, quiet)
         train_step = _mapped_step(config, dataset, mapped_model, objective, devices)
         try:
-            return model, run.train(train_step, state, devices), config
+            state = run.train(train_step, state, devices, signals)
         except NonFiniteError as error:
             good = f"checkpoint {max(saved_steps(workdir), default=None)} is the last good one"
             raise NonFiniteError(f"{error}; {good}") from error
+    if signals.received == signal.SIGINT:
+        raise KeyboardInterrupt(int(state.step))
+    return model, state, config
 
 
 def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, TrainState, ConfigDict]:
@@ -114,6 +113,30 @@ def usable_devices(batch_size: int, num_devices: int | None = None) -> Sequence[
             f"batch_size {batch_size} does not divide evenly over {num_devices} devices"
         )
     return devices[:num_devices]
+
+
+def _check_workdir(
+    workdir: Path, config: ConfigDict, card: dict[str, Any], checkpoint: int | None
+) -> None:
+    files.check_same_run(workdir, config, card)
+    steps = saved_steps(workdir)
+    if checkpoint is not None and checkpoint not in steps:
+        raise ValueError(f"no checkpoint {checkpoint} in {workdir}; {steps} are there")
+    if config.tensorboard:
+        event_writer()  # refuses where the package is missing
+
+
+def check_support(model: VAE, dataset: Dataset) -> None:
+    """Raise ValueError when the likelihood is one of [0, 1] and the data lie outside."""
+    if not model.likelihood.unit_interval:
+        return
+    for split, rows in dataset.splits.items():
+        low, high = rows.min() / dataset.scale, rows.max() / dataset.scale
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"this likelihood is for data in [0, 1]; the {split} split of {dataset.name!r} "
+                f"lies in [{low:.3g}, {high:.3g}]"
+            )
 
 
 def _start(config: ConfigDict, dataset: Dataset, model: VAE, objective: Objective) -> TrainState:
@@ -161,7 +184,11 @@ class _Run:
         self.split_terms = make_split_terms(model, scale=dataset.scale, seed=config.seed)
 
     def train(
-        self, train_step: TrainStep, state: TrainState, devices: Sequence[Device]
+        self,
+        train_step: TrainStep,
+        state: TrainState,
+        devices: Sequence[Device],
+        signals: _Signals,
     ) -> TrainState:
         """Steps until `num_steps` or a signal."""
         config, step = self.config, int(state.step)
@@ -172,7 +199,6 @@ class _Run:
         with (
             MetricsLog(self.workdir, step, config.tensorboard) as log,
             ProgressReport(label, step, config.num_steps, self.quiet) as progress,
-            _Signals() as signals,
         ):
             pending, metrics, first = None, {}, step + 1
             while step < config.num_steps and not signals.received:
@@ -232,7 +258,7 @@ class _Signals:
     """SIGTERM and SIGINT end the loop after the current step; a second one acts as usual."""
 
     def __init__(self) -> None:
-        self.received: str | None = None
+        self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
@@ -246,5 +272,5 @@ class _Signals:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
+        self.received = number
         signal.signal(number, self._before[number])

@@ -94,7 +94,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    lines = path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []
     return [(line, _row(path, number, line)) for number, line in enumerate(lines, start=1)]
 
 

@@ -45,13 +45,19 @@ def saved_card(workdir: Path) -> dict[str, Any]:
     """The dataset card of the run in `workdir`.  Raises ValueError."""
     path = workdir / "dataset.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        card = json.loads(path.read_text())
+        _ = [tuple(card["x_shape"]), card["splits"]["train"]["num_examples"]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read: {error!r}") from error
+    return card
 
 
 def check_same_run(workdir: Path, config: ConfigDict, card: dict[str, Any]) -> None:
     """Raise ValueError when `workdir` holds files of another run, naming what differs."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"{workdir} is not a folder")
+    if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
+        raise ValueError(f"{workdir / 'checkpoints'} is not a folder")
     if not (workdir / "config.json").is_file():
         ours = ("metrics.jsonl", "timing.jsonl", "checkpoints", "evaluation.json")
         found = [name for name in ours if (workdir / name).exists()]
@@ -66,6 +72,8 @@ def check_same_run(workdir: Path, config: ConfigDict, card: dict[str, Any]) -> N
 def claim(workdir: Path, config: ConfigDict, card: dict[str, Any]) -> None:
     """Make `workdir` that of this run.  `config.json` comes last: with it, the claim is whole."""
     workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "config.json").exists():
+    claimed = (workdir / "config.json").exists()
+    if not claimed or not (workdir / "dataset.json").exists():
         write_text(workdir / "dataset.json", json.dumps(card, indent=2) + "\n")
+    if not claimed:
         write_text(workdir / "config.json", to_json(config))
