@@ -47,7 +47,7 @@ def density_grid(
     points: np.ndarray,
     *,
     base: bool = False,
-    size: int = 200,
+    size: int = 240,
     margin: float = 0.35,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The prior's log-density around 2-D `points` (N, 2), and around its own mass.
@@ -67,8 +67,9 @@ def density_grid(
     # Quantiles of both, so that one far outlier does not shrink everything else to a dot.
     spread = [np.quantile(cloud, (0.002, 0.998), axis=0) for cloud in (points, np.asarray(drawn))]
     low, high = np.min(spread, axis=(0, 1)), np.max(spread, axis=(0, 1))
-    pad = margin * np.maximum(high - low, 1e-3) / 2
-    x, y = (np.linspace(low[d] - pad[d], high[d] + pad[d], size) for d in (0, 1))
+    # A square, whatever the shape of the cloud: panels of both spaces then stand side by side.
+    center, reach = (low + high) / 2, (1 + margin) * max(np.max(high - low), 1e-3) / 2
+    x, y = (np.linspace(center[d] - reach, center[d] + reach, size) for d in (0, 1))
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
     values = jax.jit(nn.apply(log_density, model))(variables, grid)
     return x, y, np.asarray(values).reshape(size, size)
