@@ -150,6 +150,15 @@ def test_a_folder_with_strange_files_of_ours_is_refused(capsys, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("arguments", [["trian"], ["train"], [], ["sample", "--num", "many"]])
+def test_a_mistake_in_the_command_itself_is_one_line(capsys, arguments):
+    with pytest.raises(SystemExit) as exit_of:
+        main(arguments)
+    assert exit_of.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vaejax: error: ")
+
+
 def test_a_file_in_place_of_the_checkpoints_is_refused(capsys, tmp_path):
     (tmp_path / "checkpoints").write_text("precious")
     assert "is not a folder" in refused(capsys, "train", *TINY, "--workdir", tmp_path)

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _CONFIG_HELP = """
 Any key of the config can be overridden, for example
@@ -37,8 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
 
 
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Without the usage that argparse prints first."""
+        self.exit(2, f"vaejax: error: {message}; see --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _OneLineParser(
         prog="vaejax",
         description="Variational autoencoders with decoupled priors.",
         allow_abbrev=False,

@@ -46,8 +46,8 @@ def fit(
     `dataset` replaces the one the config names.  `num_devices`: by default all that divide the
     batch evenly.  `checkpoint`: go back to that step; later checkpoints move to `set_aside/`.  A
     SIGTERM saves a checkpoint and returns early; a SIGINT saves one and raises KeyboardInterrupt
-    with the step.  Raises ValueError for bad input, before
-    anything is written, and NonFiniteError when a loss or a gradient is not finite.
+    with the step.  Raises ValueError for bad input, before anything is written, and NonFiniteError
+    when a loss or a gradient is not finite.
     """
     validate(config)
     workdir = Path(workdir)
