@@ -1,6 +1,7 @@
 """Eight simulated devices and JAX's strict flags, set before JAX is imported."""
 
 import os
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -9,6 +10,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+
+_CACHE = tempfile.TemporaryDirectory()  # for as long as the tests run
+os.environ["VAEJAX_CACHE"] = _CACHE.name
 
 # Collectives of 8 simulated devices on few cores can wait for each other for ever otherwise.
 jax.config.update("jax_cpu_enable_async_dispatch", False)

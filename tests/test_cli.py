@@ -56,7 +56,7 @@ def finished(tmp_path_factory):
         (["--config.priors.decoupled.mask=haf"], "did you mean 'half'?"),
         (["--config.batch_size=500"], "batch_size is 500; it must be from 1 to 96"),
         (["--config.posterior=deterministic"], "needs log q(z|x)"),
-        (["--config.encoder=mnist"], "fits images of 28x28"),
+        (["--config.encoder=mnist"], "fits images (H, W, C)"),
         (["--config.likelihoods.gaussian.mse_weight=0"], "must be positive"),
         (["--config.schedule=cosine", "--config.schedules.cosine.warmup_steps=9"], "warmup_steps"),
         (["--devices", "5"], "batch_size 24 does not divide evenly over 5 devices"),

@@ -8,6 +8,7 @@ import pytest
 
 import vaejax
 from vaejax.data.sources import dataset_from
+from vaejax.data.transforms import scaled
 from vaejax.evaluation.costs import split_costs
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.evaluation.latent import codes, density_grid
@@ -32,15 +33,15 @@ def method():
 def test_terms_of_a_split_do_not_depend_on_the_batch_size(method, batch_size):
     model, _, state, data, _ = method
     rows = data.splits["test"]
-    whole = make_split_terms(model, scale=1.0, seed=0)(state.variables(), rows)
-    parts = make_split_terms(model, scale=1.0, seed=0, batch_size=batch_size)
+    whole = make_split_terms(model, transform=scaled(1.0), seed=0)(state.variables(), rows)
+    parts = make_split_terms(model, transform=scaled(1.0), seed=0, batch_size=batch_size)
     for name, values in parts(state.variables(), rows).items():
         np.testing.assert_allclose(values, whole[name], rtol=1e-5, atol=1e-5)
 
 
 def test_terms_of_an_example_do_not_depend_on_the_others(method):
     model, _, state, data, _ = method
-    split_terms = make_split_terms(model, scale=1.0, seed=0)
+    split_terms = make_split_terms(model, transform=scaled(1.0), seed=0)
     rows = data.splits["test"]
     all_terms = split_terms(state.variables(), rows)
     first_ten = split_terms(state.variables(), rows[:10])
@@ -50,7 +51,9 @@ def test_terms_of_an_example_do_not_depend_on_the_others(method):
 
 def test_elbo_is_minus_reconstruction_minus_kl_and_means_are_exact(method):
     model, _, state, data, _ = method
-    terms = make_split_terms(model, scale=1.0, seed=0)(state.variables(), data.splits["test"])
+    terms = make_split_terms(model, transform=scaled(1.0), seed=0)(
+        state.variables(), data.splits["test"]
+    )
     found = means(terms)
     assert found["elbo"] == pytest.approx(-found["reconstruction"] - found["kl"], rel=1e-6)
     assert found["kl"] == pytest.approx(sum(terms["kl"].tolist()) / len(terms["kl"]), rel=1e-12)
@@ -59,7 +62,7 @@ def test_elbo_is_minus_reconstruction_minus_kl_and_means_are_exact(method):
 def test_costs_sum_to_the_loss_and_leave_out_only_the_incomplete_block(method):
     model, players, state, data, config = method
     values, size = split_costs(
-        model, players, state, data.splits["test"], batch_size=12, scale=1.0, seed=0
+        model, players, state, data.splits["test"], batch_size=12, transform=scaled(1.0), seed=0
     )
     assert size == 12
     assert all(len(per_block) == 40 // 12 for per_block in values.values())
@@ -70,7 +73,7 @@ def test_costs_sum_to_the_loss_and_leave_out_only_the_incomplete_block(method):
 
 def test_costs_do_not_depend_on_what_is_left_over(method):
     model, players, state, data, _ = method
-    settings = {"batch_size": 12, "scale": 1.0, "seed": 0}
+    settings = {"batch_size": 12, "transform": scaled(1.0), "seed": 0}
     rows = data.splits["test"]
     values, _ = split_costs(model, players, state, rows, **settings)
     fewer, _ = split_costs(model, players, state, rows[:36], **settings)
@@ -80,7 +83,7 @@ def test_costs_do_not_depend_on_what_is_left_over(method):
 
 def test_base_codes_are_codes_through_the_flow(method):
     model, _, state, data, _ = method
-    drawn = codes(model, state.variables(), data.splits["test"], scale=1.0, seed=0)
+    drawn = codes(model, state.variables(), data.splits["test"], transform=scaled(1.0), seed=0)
     back = model.apply(state.variables(), drawn.z0, method=lambda vae, z0: vae.prior.from_base(z0))
     np.testing.assert_allclose(back, drawn.z, atol=1e-4)
     assert not np.allclose(drawn.z, drawn.z0)
@@ -89,7 +92,7 @@ def test_base_codes_are_codes_through_the_flow(method):
 @pytest.mark.parametrize("base", [False, True])
 def test_the_density_grid_holds_nearly_all_of_the_prior(method, base):
     model, _, state, data, _ = method
-    drawn = codes(model, state.variables(), data.splits["test"], scale=1.0, seed=0)
+    drawn = codes(model, state.variables(), data.splits["test"], transform=scaled(1.0), seed=0)
     points = drawn.z0 if base else drawn.z
     x, y, log_density = density_grid(model, state.variables(), points, base=base)
     mass = np.exp(log_density).sum() * (x[1] - x[0]) * (y[1] - y[0])

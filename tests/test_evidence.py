@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 from scipy.stats import multivariate_normal
 
+from vaejax.data.transforms import scaled
 from vaejax.evaluation.likelihood import importance_weighted_bound
 from vaejax.models.flows import CouplingFlow
 from vaejax.models.likelihoods import gaussian
@@ -48,7 +49,7 @@ class Case(NamedTuple):
             self.variables,
             self.rows,
             num_samples=num_samples,
-            scale=SCALE,
+            transform=scaled(SCALE),
             seed=seed,
             **more,
         )

@@ -9,7 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "vaejax").rglob("*.py"))
-ROOMS = ("types", "parallel", "config", "data", "models", "objectives", "training", "expost")
+ROOMS = (
+    "types",
+    "progress",
+    "parallel",
+    "config",
+    "data",
+    "models",
+    "objectives",
+    "training",
+    "expost",
+)
 ROOMS += ("evaluation", "reporting", "cli", "__main__")
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}

@@ -20,14 +20,38 @@ COUNTS = {
     "mnist_factor": ((28, 28, 1), (1_281_184, 514), (1_281_185, 256)),
     "svhn": ((32, 32, 3), (73_984, 1_026), (80_451, 512)),
     "celeba": ((64, 64, 3), (1_740_448, 2_050), (980_227, 1_024)),
+    "conv": ((8, 8, 1), (197_600, 514), (197_601, 256)),
 }
-# The totals that the paper's code gives, for both parts together.
+# The totals for both parts together; those that the paper's code gives, but for "conv".
 TOTALS = {
     "mlp": (10_702, 152),
     "mnist": (465_633, 770),
     "mnist_factor": (2_562_369, 770),
     "svhn": (154_435, 1_538),
     "celeba": (2_720_675, 3_074),
+    "conv": (395_201, 770),
+}
+# The kernels by name in stored parameters: a layer that is renamed starts from other values, and a
+# checkpoint of before is no longer read.  D stands for the latent dimensions.
+KERNELS = {
+    "mnist encoder": "Conv_0 4x4x1x32, Conv_1 3x3x32x32, Conv_2 4x4x32x32, Conv_3 3x3x32x32, "
+    "Dense_0 512x256, Dense_1 256x256",
+    "mnist decoder": "ConvTranspose_0 3x3x32x32, ConvTranspose_1 4x4x32x32, "
+    "ConvTranspose_2 3x3x32x32, ConvTranspose_3 4x4x32x1, "
+    "Dense_0 Dx256, Dense_1 256x256, Dense_2 256x512",
+    "mnist_factor encoder": "Conv_0 4x4x256x256, Conv_1 4x4x1x32, Conv_2 3x3x32x64, "
+    "Conv_3 4x4x64x64, Conv_4 3x3x64x256",
+    "mnist_factor decoder": "ConvTranspose_0 4x4x256x256, ConvTranspose_1 3x3x256x64, "
+    "ConvTranspose_2 4x4x64x64, ConvTranspose_3 3x3x64x32, ConvTranspose_4 4x4x32x1, Dense_0 Dx256",
+    "svhn encoder": "Conv_0 4x4x3x32, Conv_1 3x3x32x32, Conv_2 4x4x32x32, Conv_3 3x3x32x32, "
+    "Conv_4 3x3x32x32, Conv_5 3x3x32x32, Conv_6 3x3x32x32, Conv_7 3x3x32x32",
+    "svhn decoder": "ConvTranspose_0 3x3x32x32, ConvTranspose_1 3x3x32x32, "
+    "ConvTranspose_2 4x4x32x32, ConvTranspose_3 4x4x32x32, Conv_0 3x3x32x32, Conv_1 3x3x32x32, "
+    "Conv_2 3x3x32x32, Conv_3 3x3x32x3, Dense_0 Dx512",
+    "celeba encoder": "Conv_0 4x4x3x32, Conv_1 4x4x32x64, Conv_2 4x4x64x128, Conv_3 4x4x128x256, "
+    "Conv_4 4x4x256x256",
+    "celeba decoder": "Conv_0 3x3x256x256, Conv_1 3x3x256x128, Conv_2 3x3x128x64, "
+    "Conv_3 3x3x64x32, Conv_4 3x3x32x3, Dense_0 Dx1024",
 }
 
 
@@ -81,6 +105,20 @@ def test_encoder_and_decoder_have_the_published_parameter_counts(name, latent_di
     z = jax.ShapeDtypeStruct((3, latent_dim), jnp.float32)
     decoded = jax.eval_shape(lambda v, z: model.apply(v, z, method="decode"), variables, z)
     assert decoded.shape == (3, *x_shape)
+
+
+@pytest.mark.parametrize("trunk", KERNELS)
+def test_stored_parameters_keep_their_names_and_shapes(trunk):
+    name, kind = trunk.split()
+    config = default_config().unlock()
+    config.encoder = config.decoder = name
+    layers = abstract_params(config, COUNTS[name][0])[1]["params"][kind]
+    found = {
+        f"{layer} " + "x".join(map(str, leaves["kernel"].shape))
+        for layer, leaves in layers.items()
+        if "kernel" in leaves
+    }
+    assert found == set(KERNELS[trunk].replace("Dx", f"{config.latent_dim}x").split(", "))
 
 
 @pytest.mark.parametrize("latent_dim", [2, 7])

@@ -11,6 +11,7 @@ from conftest import PRIORS, REGULARIZERS
 from vaejax.config import load_config
 from vaejax.data.batches import batch_rows
 from vaejax.data.sources import dataset_from
+from vaejax.data.transforms import scaled
 from vaejax.objectives.divergences import ESTIMATORS, permuted_dims
 from vaejax.objectives.regularizers import make_method
 from vaejax.parallel import AXIS, averaged, example_keys, gathered, local_rows, positions
@@ -45,7 +46,7 @@ def all_gradients(config, dataset, axis_name):
             return make_batch(
                 rows,
                 pair_rows,
-                scale=dataset.scale,
+                transform=scaled(dataset.scale),
                 root=root,
                 step=state.step,
                 axis_name=axis_name,
@@ -182,7 +183,9 @@ def test_draws_belong_to_global_positions_on_every_device(count):
 
     def draws(rows, pair_rows, axis_name=None):
         root = stream_key(0, TRAIN)
-        batch = make_batch(rows, pair_rows, scale=2.0, root=root, step=STEP, axis_name=axis_name)
+        batch = make_batch(
+            rows, pair_rows, transform=scaled(2.0), root=root, step=STEP, axis_name=axis_name
+        )
         noise = jax.vmap(lambda key: jax.random.normal(key, (3,)))(batch.keys)
         mmd_key, permutation_key = jax.random.split(batch.key)
         shuffled = permuted_dims(permutation_key, gathered(batch.pair, axis_name))
@@ -203,7 +206,7 @@ def test_draws_belong_to_global_positions_on_every_device(count):
 def test_draws_of_other_steps_streams_and_examples_differ():
     def noise(seed, step, stream=TRAIN):
         root = stream_key(seed, stream)
-        batch = make_batch(np.zeros((24, 2)), None, scale=1.0, root=root, step=step)
+        batch = make_batch(np.zeros((24, 2)), None, transform=scaled(1.0), root=root, step=step)
         own = jax.vmap(jax.random.bits)(batch.keys)
         return [*own.tolist(), int(jax.random.bits(batch.key))]
 

@@ -16,17 +16,18 @@ from flax import linen as nn
 from vaejax.config import default_config, load_config
 from vaejax.data.batches import batch_rows
 from vaejax.data.sources import dataset_from
-from vaejax.models.networks import IMAGE_SIZES
+from vaejax.data.transforms import scaled
 from vaejax.objectives.adversaries import permutation_critic_loss
 from vaejax.objectives.optimizers import SCHEDULES, make_optimizer
 from vaejax.objectives.regularizers import make_method
-from vaejax.parallel import AXIS, replicated
+from vaejax.parallel import AXIS, pmapped, replicated
 from vaejax.training.state import TRAIN, initial_state, stream_key
-from vaejax.training.step import gradients, make_batch, make_train_step, pmapped
+from vaejax.training.step import gradients, make_batch, make_train_step
 from vaejax.types import GENERATIVE, GROUPS, Player
 
 GOLDEN = Path(__file__).with_name("golden_steps.json")
 CHANGED = "if you meant to change the method, update this and say why in Changes"
+SIDES = {"mnist": 28, "mnist_factor": 28, "svhn": 32, "celeba": 64, "conv": 8}
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mnist", "mnist_factor", "celeba")]
 PAIRS = [(regularizer, prior) for regularizer in REGULARIZERS for prior in PRIORS]
 
@@ -58,8 +59,9 @@ class Run:
         self.step = self.step_of(self.model, used, axis_name)
 
     def step_of(self, model, players, axis_name=None):
-        fixed = {"scale": self.dataset.scale, "seed": self.config.seed, "axis_name": axis_name}
-        return make_train_step(model, players, ema_decay=self.config.ema_decay, **fixed)
+        fixed = {"seed": self.config.seed, "axis_name": axis_name}
+        transform, ema_decay = scaled(self.dataset.scale), self.config.ema_decay
+        return make_train_step(model, players, transform=transform, ema_decay=ema_decay, **fixed)
 
     def state(self, model=None):
         model, x_shape = model or self.model, self.dataset.x_shape
@@ -70,7 +72,8 @@ class Run:
 
     def batch(self, step=0):
         root = stream_key(self.config.seed, TRAIN)
-        return make_batch(*self.rows(step), scale=self.dataset.scale, root=root, step=step)
+        transform = scaled(self.dataset.scale)
+        return make_batch(*self.rows(step), transform=transform, root=root, step=step)
 
 
 @functools.cache
@@ -204,7 +207,7 @@ def test_on_eight_devices_the_step_is_traced_once_and_its_state_has_no_device_ax
         return run.step(*arguments)
 
     before = run.state()
-    step, state = pmapped(counted, devices), replicated(before, devices)
+    step, state = pmapped(counted, devices, (None, 0, 0)), replicated(before, devices)
     for number in range(3):
         rows = [r.reshape(8, -1, *r.shape[1:]) for r in run.rows(number)]
         state, metrics = step(state, *rows)
@@ -277,12 +280,13 @@ def test_optimizers_follow_the_schedule_of_the_config(optimizer):
     assert sizes[4] == pytest.approx(0, abs=1e-7)
 
 
-@pytest.mark.parametrize("name", ["svhn", *SLOW])
+@pytest.mark.parametrize("name", ["conv", "svhn", *SLOW])
 def test_one_step_moves_every_parameter_of_every_architecture(name):
     channels = 1 if name.startswith("mnist") else 3
     config = default_config().unlock()
     config.update(dataset="stand_in", encoder=name, decoder=name, regularizer="none", batch_size=4)
-    config.datasets.stand_in.update(x_shape=(*IMAGE_SIZES[name], channels), num_train=8, num_test=8)
+    x_shape = (SIDES[name], SIDES[name], channels)
+    config.datasets.stand_in.update(x_shape=x_shape, num_train=8, num_test=8)
     config.priors.decoupled.num_blocks = 2
     run = Run(config)
     state = run.state()

@@ -65,11 +65,16 @@ def _parser() -> argparse.ArgumentParser:
         help="draws per example of the importance-weighted bound (default: 1000; 0: none)",
     )
 
+    evaluate.add_argument(
+        "--other-data", action="store_true", help="although the run was trained on other data"
+    )
+
     sample = _command(commands, "sample", _sample, "draw samples: a PNG and an .npz")
     sample.add_argument("--num", type=int, default=64, metavar="N", help="default: 64")
     sample.add_argument("--seed", type=int, default=0, help="default: 0")
 
     _command(commands, "figures", _figures, "draw the figures of a run")
+    _data_commands(commands)
     return parser
 
 
@@ -91,6 +96,49 @@ def _command(
     )
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the latest")
     return parser
+
+
+def _data_commands(commands: Any) -> None:
+    text = "data sets: which there are, where they are cached, how they come there"
+    data = commands.add_parser("data", help=text, description=text, allow_abbrev=False)
+    actions = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    tell = actions.add_parser("list", help="every data set with a name", allow_abbrev=False)
+    tell.set_defaults(command=_data_list)
+    info = actions.add_parser("info", help="all about one of them", allow_abbrev=False)
+    info.set_defaults(command=_data_info)
+    prepare = actions.add_parser("prepare", help="put one into the cache", allow_abbrev=False)
+    prepare.set_defaults(command=_data_prepare)
+    for parser in (info, prepare):
+        parser.add_argument("name", metavar="NAME")
+    prepare.add_argument(
+        "--from", dest="source", type=Path, metavar="PATH", help="raw files, or a TFDS directory"
+    )
+    prepare.add_argument("--download", action="store_true", help="by TFDS, in its own process")
+    prepare.add_argument(
+        "--unverified", action="store_true", help="accept files of another SHA-256 than published"
+    )
+
+
+def _data_list(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from vaejax.data.prepare import listing
+
+    print(listing())
+    return 0
+
+
+def _data_info(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from vaejax.data.prepare import information
+
+    print(information(arguments.name))
+    return 0
+
+
+def _data_prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from vaejax.data.prepare import prepare
+
+    given = arguments
+    print(prepare(given.name, given.source, download=given.download, verify=not given.unverified))
+    return 0
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -127,6 +175,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         split=arguments.split,
         importance_samples=arguments.importance_samples,
         checkpoint=arguments.checkpoint,
+        other_data=arguments.other_data,
         quiet=False,
     )
     print(summary(result, config, arguments.workdir))

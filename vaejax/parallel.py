@@ -7,7 +7,7 @@ then gathering and averaging are the identity, so that one objective runs under 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -51,3 +51,38 @@ def example_keys(key: Array, indices: Array) -> Array:
 def replicated(tree: Any, devices: Sequence[Device]) -> Any:
     """`tree` on every device, laid out as `pmap` returns it; any other layout compiles twice."""
     return jax.device_put(tree, NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec()))
+
+
+def usable_devices(batch_size: int, num_devices: int | None = None) -> Sequence[Device]:
+    """The local devices to map over: as many as divide the batch evenly, or the number asked for.
+
+    Raises ValueError when that number is not there or does not divide the batch.
+    """
+    devices = jax.local_devices()
+    if num_devices is None:
+        largest = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+        return devices[:largest]
+    if not 1 <= num_devices <= len(devices):
+        raise ValueError(f"{num_devices} devices asked for; there are {len(devices)}")
+    if batch_size % num_devices:
+        raise ValueError(
+            f"batch_size {batch_size} does not divide evenly over {num_devices} devices"
+        )
+    return devices[:num_devices]
+
+
+def pmapped(
+    function: Callable[..., Any], devices: Sequence[Device], in_axes: tuple[int | None, ...]
+) -> Callable[..., Any]:
+    """`function` on all `devices`, its first argument donated and its results without an axis.
+
+    in_axes: 0 for an argument with a leading device axis, None for one that is equal everywhere.
+    """
+    return jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=in_axes,
+        out_axes=None,
+        devices=devices,
+        donate_argnums=(0,),
+    )

@@ -37,6 +37,7 @@ class Batch(NamedTuple):
     keys: Array  # (B,) typed keys, one per example, whatever the device count
     key: Array  # () one key, equal on all devices, for batch-level draws
     pair: Array | None = None  # (B, *X) a second, independent batch (arXiv 1802.05983, Alg. 2)
+    corrupted: Array | None = None  # (B, *X) what the encoder sees instead of x
 
 
 class Code(NamedTuple):

@@ -9,6 +9,9 @@ from ml_collections import ConfigDict
 # Choice -> table of rows.  A name is allowed when its table has a row for it.
 CHOICES = {
     "dataset": "datasets",
+    "observation": "observations",
+    "augmentation": "augmentations",
+    "corruption": "corruptions",
     "encoder": "encoders",
     "posterior": "posteriors",
     "prior": "priors",
@@ -26,6 +29,12 @@ def default_config() -> ConfigDict:
         {
             "seed": 0,
             "dataset": "digits",
+            "data_sha256": "",  # of the content; training fills it in, and refuses another one
+            # Fractions of train that become splits which the data set lacks; 0 takes none.
+            "splits": {"validation": 0.0, "test": 0.1, "seed": 0},
+            "observation": "scaled",  # how raw / scale becomes x
+            "augmentation": "none",  # of the images trained on
+            "corruption": "none",  # of what the encoder sees in training
             "latent_dim": 2,
             "encoder": "mlp",
             "posterior": "diagonal_gaussian",
@@ -35,6 +44,7 @@ def default_config() -> ConfigDict:
             "regularizer": "beta_tc",
             "optimizer": "adam",
             "schedule": "constant",
+            "placement": "auto",  # of the train split: "resident" on the device, or "streamed"
             "batch_size": 100,
             "num_steps": 10_000,
             "log_every": 100,
@@ -46,6 +56,7 @@ def default_config() -> ConfigDict:
             "ema_decay": 0.0,  # moving average of the parameters used for evaluation, 0 = off
             "tensorboard": False,
             "datasets": _datasets(),
+            **_stages(),
             **_parts(),
             "regularizers": _regularizers(),
             "optimizers": {
@@ -66,10 +77,55 @@ def _datasets() -> dict[str, Any]:
     return {
         "digits": {},
         "two_moons": {"num_train": 10_000, "num_test": 2_000, "noise": 0.05, "seed": 0},
+        "swiss_roll": {"num_train": 10_000, "num_test": 2_000, "noise": 0.1, "seed": 0},
+        "shapes64": {},
         "mnist": {},
+        "fashion_mnist": {},
+        "binarized_mnist": {},
         "svhn_cropped": {},
-        "celeb_a": {},
+        "cifar10": {},
+        "celeb_a": {"crop": 140},  # pixels of the center square that is resized to 64x64
+        "dsprites": {},
+        "shapes3d": {},
+        "arrays": {"path": "", "scale": 0.0},  # .npy or .npz; scale 0: 255 for uint8, else 1
+        "image_folder": {
+            "path": "",
+            "size": 0,  # pixels of a side; 0: as they are, all alike
+            "crop": True,  # the largest centered square; False: squeezed
+            "channels": 3,  # or 1
+            "skip_unreadable": False,
+        },
+        "tfds": {"name": "", "data_dir": "", "x": "image", "label": "label", "scale": 0.0},
         "stand_in": {"x_shape": (32, 32, 3), "num_train": 512, "num_test": 128},
+    }
+
+
+def _stages() -> dict[str, Any]:
+    """Rows of what happens to raw rows inside the jitted step."""
+    return {
+        "observations": {
+            "scaled": {},
+            "bernoulli": {},  # drawn anew each time: dynamic binarization
+            "threshold": {"level": 0.5},
+            "dequantized": {},
+        },
+        "augmentations": {
+            "none": {},
+            "published": {
+                "probability": 0.5,
+                "jitter": 0.5,
+                "hue": 0.25,
+                "degrees": 5.0,
+                "translate": 0.1,
+                "scale": 0.1,
+            },
+        },
+        "corruptions": {
+            "none": {},
+            "gaussian": {"scale": 0.1},
+            "masking": {"fraction": 0.25},
+            "salt_and_pepper": {"fraction": 0.25},
+        },
     }
 
 
@@ -82,6 +138,7 @@ def _parts() -> dict[str, Any]:
             "mnist_factor": {},
             "svhn": {},
             "celeba": {"leaky_slope": 0.01},
+            "conv": {"channels": (32, 64, 128), "width": 256},  # one halving per entry
         },
         "posteriors": {"diagonal_gaussian": {"log_variance_bound": 20.0}, "deterministic": {}},
         "priors": {
@@ -103,6 +160,7 @@ def _parts() -> dict[str, Any]:
             "mnist_factor": {},
             "svhn": {},
             "celeba": {"leaky_slope": 0.01},
+            "conv": {"channels": (32, 64, 128), "width": 256},  # in the encoder's order
         },
         "likelihoods": {
             "gaussian": {"mse_weight": 1.0},  # w = 1 / (2 sigma^2)

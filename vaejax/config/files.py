@@ -132,7 +132,11 @@ def saved_config(workdir: Path) -> ConfigDict:
 
 def check_same_config(workdir: Path, config: ConfigDict) -> None:
     """Raise ValueError, naming the differing keys, unless `workdir` holds a run of `config`."""
-    differing = differing_keys(saved_config(workdir), from_json(to_json(config)))
+    saved, given = saved_config(workdir), from_json(to_json(config))
+    if not given.data_sha256:  # filled in by the run
+        given = given.copy_and_resolve_references()
+        given.data_sha256 = saved.data_sha256
+    differing = differing_keys(saved, given)
     if differing:
         shown = "; ".join(differing[:6]) + ("; ..." if len(differing) > 6 else "")
         raise ValueError(f"{workdir} holds the run of another config (there != here): {shown}")

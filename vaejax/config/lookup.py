@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from vaejax.config.defaults import CHOICES, default_config
 
 REDUCTIONS = ("mean", "published_sum")
+PLACEMENTS = ("auto", "resident", "streamed")
 # Integers and floats are at least 1 and 0; these may be lower.
-_MAY_BE_ZERO = ("seed", "warmup_steps")
+_MAY_BE_ZERO = ("seed", "warmup_steps", "size")
 _MAY_BE_NEGATIVE = ("alpha",)
 
 
@@ -26,6 +27,13 @@ def validate(config: ConfigDict) -> None:
             raise unknown(choice, tree[choice], tree[table])
     if config.reduction not in REDUCTIONS:
         raise unknown("reduction", config.reduction, REDUCTIONS)
+    if config.placement not in PLACEMENTS:
+        raise unknown("placement", config.placement, PLACEMENTS)
+    if config.splits.validation + config.splits.test >= 1:
+        fractions = f"{config.splits.validation} and {config.splits.test}"
+        raise ValueError(
+            f"config.splits takes {fractions} of the data; their sum must be below 1"
+        )
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"config.seed is {config.seed}; it must be in [0, 2**32)")
     if not 0.0 <= config.ema_decay < 1.0:

@@ -1,27 +1,62 @@
-"""A data set as raw arrays in memory, and what is checked before anything uses it."""
+"""A data set as raw arrays, in memory or mapped from a file, and what is checked of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from vaejax.types import Array
 
-SPLITS = ("train", "test")
+Columns = dict[str, np.ndarray]  # "x" (n, *X), and perhaps "labels" (n,) and "factors" (n, F)
+Blocks = Iterator[Columns]  # consecutive pieces of one split, for what may not fit into memory
+
+SPLITS = ("train", "validation", "test")
+_BYTES = 2**24  # read at a time from what may not fit into memory
+
+
+class Part:
+    """Some rows of an array, read when they are asked for: a split of what may be a mapped file."""
+
+    def __init__(self, rows: np.ndarray | Part, order: np.ndarray):
+        self._rows, self._order = rows, order
+        self.shape, self.dtype = (len(order), *rows.shape[1:]), rows.dtype
+        self.ndim, self.nbytes = rows.ndim, len(order) * rows[:1].nbytes
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, item: Any) -> np.ndarray:
+        """The rows at an index, a slice, or an array of positions."""
+        return self._rows[self._order[item]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self._rows[self._order], dtype)
+
+
+Rows = np.ndarray | Part
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Raw examples by split; the model sees x = raw / scale, computed inside the jitted step."""
+    """Raw examples by split; what the model sees is computed inside the jitted step.
+
+    "train" is needed; "validation" and "test" are taken from it where they are missing.  Gray
+    images may lack their channel axis.
+    """
 
     name: str
-    splits: Mapping[str, np.ndarray]  # "train", "test": (N, *X) uint8 images or float32 points
-    scale: float  # 255 for images, 16 for digits, 1 for points
+    splits: Mapping[str, Rows]  # (N, *X) uint8 or float32; float images lie in [0, scale]
+    scale: float  # x = raw / scale: 255 for images, 16 for digits, 1 for points
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)  # (N,) by split; may be empty
+    factors: Mapping[str, np.ndarray] = field(default_factory=dict)  # (N, F) by split; likewise
+    note: str = ""  # where the arrays come from, and whether they are exact
+    # Of the content, before any division; `with_hash` computes it, `replace` forgets it.
+    sha256: str = field(default="", init=False)
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -29,54 +64,102 @@ class Dataset:
         return self.splits["train"].shape[1:]
 
 
+def hashed(dataset: Dataset, sha256: str) -> Dataset:
+    """The same data set, its content known to have this SHA-256."""
+    copy = replace(dataset)
+    object.__setattr__(copy, "sha256", sha256)
+    return copy
+
+
 def normalized(raw: np.ndarray | Array, scale: float) -> Array:
-    """The x that the model sees.  raw: (..., *X) uint8 or float32 -> (..., *X) float32."""
+    """raw: (..., *X) uint8 or float32 -> (..., *X) float32, divided by `scale`."""
     return jnp.asarray(raw, jnp.float32) / scale
 
 
-def checked(dataset: Dataset) -> Dataset:
-    """The same data set with float64 splits as float32.
+def default_scale(dtype: str | np.dtype) -> float:
+    """255 for uint8 and 1 for floats."""
+    return 255.0 if np.dtype(dtype) == np.uint8 else 1.0
 
-    Raises ValueError, in one line, for a missing or empty split, a dtype other than uint8, float32
-    and float64, splits that differ in event shape or dtype, a non-finite value, labels without a
-    split or of another length, or a scale that is not a positive number.
+
+def pieces(rows: Rows) -> Iterator[np.ndarray]:
+    """The rows in order, a few megabytes at a time."""
+    size = max(1, _BYTES // max(1, rows[:1].nbytes))
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]
+
+
+def extremes(rows: Rows) -> tuple[float, float]:
+    """The smallest and the largest value."""
+    ends = [(float(piece.min()), float(piece.max())) for piece in pieces(rows)]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def checked(dataset: Dataset) -> Dataset:
+    """The same data set, with float64 as float32 and gray images with a channel axis.
+
+    Raises ValueError, in one line, for a missing, unknown or empty split, a dtype other than uint8,
+    float32 and float64, splits that differ in event shape or dtype, a non-finite value, float
+    images outside [0, scale], labels or factors without a split or of another length, or a scale
+    that is not a positive number.
     """
     name = dataset.name
     if not (math.isfinite(dataset.scale) and dataset.scale > 0):
         raise ValueError(f"{name}: scale is {dataset.scale}; it must be positive and finite")
-    if sorted(dataset.splits) != sorted(SPLITS):
-        raise ValueError(f"{name}: splits are {sorted(dataset.splits)}; they must be train, test")
-    splits = {split: _as_stored(f"{name}: {split}", dataset.splits[split]) for split in SPLITS}
-    train, test = splits["train"], splits["test"]
-    if train.shape[1:] != test.shape[1:]:
-        shapes = f"{train.shape[1:]} in train and {test.shape[1:]} in test"
-        raise ValueError(f"{name}: event shape is {shapes}; it must be the same")
-    if train.dtype != test.dtype:
-        dtypes = f"{train.dtype} in train and {test.dtype} in test"
-        raise ValueError(f"{name}: dtype is {dtypes}; it must be the same")
-    for split, labels in dataset.labels.items():
+    for split in dataset.splits:
+        if split not in SPLITS:
+            raise ValueError(f"{name}: unknown split {split!r}; one of {', '.join(SPLITS)}")
+    if "train" not in dataset.splits:
+        raise ValueError(f"{name}: splits are {sorted(dataset.splits)}; 'train' is missing")
+    splits = {
+        split: _as_stored(f"{name}: {split}", dataset.splits[split], dataset.scale)
+        for split in SPLITS
+        if split in dataset.splits
+    }
+    train = splits["train"]
+    for split, rows in splits.items():
+        if rows.shape[1:] != train.shape[1:]:
+            shapes = f"{train.shape[1:]} in train and {rows.shape[1:]} in {split}"
+            raise ValueError(f"{name}: event shape is {shapes}; it must be the same")
+        if rows.dtype != train.dtype:
+            dtypes = f"{train.dtype} in train and {rows.dtype} in {split}"
+            raise ValueError(f"{name}: dtype is {dtypes}; it must be the same")
+    for kind in ("labels", "factors"):
+        _check_lengths(f"{name}: {kind}", getattr(dataset, kind), splits)
+    # The checks change no byte of what has a hash: that is stored as uint8 or float32.
+    return hashed(replace(dataset, splits=splits), dataset.sha256)
+
+
+def _check_lengths(where: str, columns: Mapping[str, np.ndarray], splits: Mapping) -> None:
+    for split, column in columns.items():
         if split not in splits:
-            raise ValueError(f"{name}: labels are given for an unknown split {split!r}")
-        if len(labels) != len(splits[split]):
-            lengths = f"{len(labels)} labels for {len(splits[split])} examples"
-            raise ValueError(f"{name}: {split} has {lengths}; there must be one per example")
-    return replace(dataset, splits=splits)
+            raise ValueError(f"{where} are given for an unknown split {split!r}")
+        if len(column) != len(splits[split]):
+            lengths = f"{len(column)} in {split} for {len(splits[split])} examples"
+            raise ValueError(f"{where}: {lengths}; there must be one per example")
 
 
-def _as_stored(where: str, rows: np.ndarray) -> np.ndarray:
+def _as_stored(where: str, rows: Rows, scale: float) -> Rows:
     """The rows of one split, checked.  (N, *X) -> (N, *X) uint8 or float32."""
     if rows.dtype not in (np.uint8, np.float32, np.float64):
         raise ValueError(f"{where} has dtype {rows.dtype}; it must be uint8, float32 or float64")
     if rows.ndim < 2:
         raise ValueError(f"{where} has shape {rows.shape}; it must be (N, *X)")
-    if len(rows) == 0:
-        raise ValueError(f"{where} is empty; it must have at least one example")
-    if rows.dtype == np.uint8:
-        return rows
+    if 0 in rows.shape:
+        raise ValueError(f"{where} is empty, {rows.shape}; it must have at least one example")
+    if isinstance(rows, np.ndarray) and rows.ndim == 3:
+        rows = rows[..., None]
+    if isinstance(rows, Part) or rows.dtype == np.uint8:
+        return rows  # a Part is a division of rows that were checked
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused below
         rows = rows.astype(np.float32, copy=False)
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))
     if len(bad):
         count = f"{len(bad)} of {len(rows)} rows do"
         raise ValueError(f"{where} row {bad[0]} holds a non-finite value ({count})")
+    if rows.ndim == 4 and (rows.min() < 0 or rows.max() > scale):
+        found = f"[{rows.min():.4g}, {rows.max():.4g}]"
+        raise ValueError(
+            f"{where} holds float images in {found}; they must lie in [0, {scale:g}], the scale "
+            "(or be uint8 with scale 255)"
+        )
     return rows

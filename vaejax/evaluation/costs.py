@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from vaejax.data.arrays import Rows
+from vaejax.data.transforms import Transform
 from vaejax.models.vae import VAE
 from vaejax.training.state import COSTS, TrainState, stream_key
 from vaejax.training.step import make_batch
@@ -19,10 +21,10 @@ def split_costs(
     model: VAE,
     players: Mapping[str, Player],
     state: TrainState,
-    rows: np.ndarray,
+    rows: Rows,
     *,
     batch_size: int,
-    scale: float,
+    transform: Transform,
     seed: int,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Metrics of every player's loss, in evaluation mode, by block of `batch_size` examples.
@@ -33,20 +35,26 @@ def split_costs(
     """
     size = min(batch_size, len(rows))
     count = len(rows) // size
-    stacked = rows[: count * size].reshape(count, size, *rows.shape[1:])
-    # An independent second batch: the next block, or the same one shifted where there is one only.
-    pairs = np.roll(stacked, 1, axis=0) if count > 1 else np.roll(stacked, size // 2, axis=1)
+
+    def block(k: int) -> np.ndarray:
+        return rows[k % count * size : (k % count + 1) * size]
 
     @jax.jit
-    def metrics_of(variables: Any, rows: Array, pair_rows: Array, block: Array) -> dict[str, Array]:
+    def metrics_of(variables: Any, rows: Array, pair_rows: Array, index: int) -> dict[str, Array]:
         found: dict[str, Array] = {}
         for position, player in enumerate(players.values()):
             root = jax.random.fold_in(stream_key(seed, COSTS), position)
-            batch = make_batch(rows, pair_rows, scale=scale, root=root, step=block)
+            batch = make_batch(
+                rows, pair_rows, transform=transform, root=root, step=index, train=False
+            )
             loss = nn.apply(player.loss, model)
             found |= loss(variables, batch, state.step, False)[1]
         return found
 
     variables = state.variables()
-    values = [metrics_of(variables, stacked[k], pairs[k], k) for k in range(count)]
+    values = []
+    for k in range(count):
+        # An independent second batch: the block before, or the same one shifted if it is alone.
+        pair_rows = block(k - 1) if count > 1 else np.roll(block(k), size // 2, axis=0)
+        values.append(metrics_of(variables, block(k), pair_rows, k))
     return {name: np.array([float(v[name]) for v in values]) for name in values[0]}, size

@@ -14,15 +14,16 @@ from ml_collections import ConfigDict
 
 import vaejax
 from vaejax.config import to_json, unknown
-from vaejax.data.arrays import Dataset, checked
-from vaejax.data.sources import dataset_from
+from vaejax.data.arrays import Dataset
+from vaejax.data.sources import dataset_from, make_transform
+from vaejax.data.transforms import Transform
 from vaejax.evaluation.costs import split_costs
 from vaejax.evaluation.likelihood import importance_weighted_bound
 from vaejax.objectives.regularizers import make_method
+from vaejax.progress import ProgressReport
 from vaejax.training.loop import load
-from vaejax.training.progress import ProgressReport
 from vaejax.training.validation import make_split_terms
-from vaejax.training.workdir import dataset_card, saved_card, write_text
+from vaejax.training.workdir import saved_card, write_text
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "distrax", "tfp-nightly", "optax", "numpy")
 
@@ -34,11 +35,13 @@ def evaluate(
     split: str = "test",
     importance_samples: int = 1_000,
     checkpoint: int | None = None,
+    other_data: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Evaluate the run in `workdir` and write `evaluation.json` there.  -> what it holds.
 
-    For a split other than "test" the file is `evaluation_<split>.json`.
+    For a split other than "test" the file is `evaluation_<split>.json`; for data other than those
+    of the run, which `other_data` must allow, it ends in their hash.
 
     Exact means over `split` of ELBO, reconstruction, KL; every weighted cost; the
     importance-weighted bound with `importance_samples` draws (0 leaves it out).  Raises ValueError
@@ -46,22 +49,28 @@ def evaluate(
     """
     workdir = Path(workdir)
     model, state, config = load(workdir, checkpoint)
-    dataset = run_dataset(workdir, config, dataset)
+    dataset = run_dataset(workdir, config, dataset, other_data)
+    transform = make_transform(config, dataset, model.likelihood.unit_interval)
     if split not in dataset.splits:
         raise unknown("split", split, dataset.splits)
     if importance_samples < 0:
         raise ValueError(f"importance samples are {importance_samples}; at least 0 (none)")
-    rows, scale, seed = dataset.splits[split], dataset.scale, config.seed
+    rows, seed = dataset.splits[split], config.seed
     where = f"{split} split, all {len(rows)} examples"
-    terms = make_split_terms(model, scale=scale, seed=seed)(state.variables(), rows)
+    terms = make_split_terms(model, transform=transform, seed=seed)(state.variables(), rows)
     protocol = f"{where}; one draw of q(z|x) each; key = (seed {seed}, index)"
     metrics = {name: _mean(values, protocol) for name, values in terms.items()}
-    metrics |= _costs(model, config, dataset, state, rows, split)
+    metrics |= _costs(model, config, dataset, transform, state, split)
     if importance_samples and model.posterior.has_density:
-        more = {"num_samples": importance_samples, "scale": scale, "seed": seed}
         with ProgressReport("importance-weighted bound", 0, len(rows), quiet) as progress:
             bound = importance_weighted_bound(
-                model, state.variables(), rows, **more, progress=progress.update
+                model,
+                state.variables(),
+                rows,
+                num_samples=importance_samples,
+                transform=transform,
+                seed=seed,
+                progress=progress.update,
             )
         protocol = f"{where}; {importance_samples} draws of q(z|x) each; key = (seed {seed}, index)"
         metrics["importance_weighted_nll"] = _mean(-bound, protocol)
@@ -69,22 +78,38 @@ def evaluate(
         "step": int(state.step),
         "split": split,
         "num_examples": len(rows),
+        "data": {"name": dataset.name, "sha256": dataset.sha256, "note": dataset.note},
         "seed": seed,
         **_provenance(config),
         "metrics": metrics,
     }
-    name = "evaluation.json" if split == "test" else f"evaluation_{split}.json"
-    write_text(workdir / name, json.dumps(result, indent=2) + "\n")
+    ending = "" if split == "test" else f"_{split}"
+    if dataset.sha256 != config.data_sha256:
+        ending += f"_{dataset.sha256[:8]}"
+    write_text(workdir / f"evaluation{ending}.json", json.dumps(result, indent=2) + "\n")
     return result
 
 
-def run_dataset(workdir: Path, config: ConfigDict, dataset: Dataset | None = None) -> Dataset:
-    """The data of a run, from its config unless given.  Raises ValueError when they are others."""
-    dataset = dataset_from(config) if dataset is None else checked(dataset)
-    card, saved = dataset_card(dataset), saved_card(workdir)
-    if card != saved:
+def run_dataset(
+    workdir: Path,
+    config: ConfigDict,
+    dataset: Dataset | None = None,
+    other_data: bool = False,
+) -> Dataset:
+    """The data of a run, from its config unless given.
+
+    Raises ValueError when they are others, which `other_data` allows for the same event shape.
+    """
+    promise, config = config.data_sha256, config.copy_and_resolve_references()
+    config.data_sha256 = ""
+    dataset = dataset_from(config, dataset)
+    if dataset.x_shape != (shape := tuple(saved_card(workdir)["x_shape"])):
+        shapes = f"{shape}; {dataset.name!r} has {dataset.x_shape}"
+        raise ValueError(f"the run in {workdir} is for data of shape {shapes}")
+    if dataset.sha256 != promise and not other_data:
         raise ValueError(
-            f"the run in {workdir} was trained on other data than this {card['name']!r}"
+            f"the run in {workdir} was trained on other data than this {dataset.name!r} (SHA-256 "
+            f"{promise[:12]}..., not {dataset.sha256[:12]}...); --other-data allows it"
         )
     return dataset
 
@@ -98,9 +123,14 @@ def _mean(values: np.ndarray, protocol: str) -> dict[str, Any]:
 
 
 def _costs(
-    model: Any, config: ConfigDict, dataset: Dataset, state: Any, rows: np.ndarray, split: str
+    model: Any,
+    config: ConfigDict,
+    dataset: Dataset,
+    transform: Transform,
+    state: Any,
+    split: str,
 ) -> dict[str, Any]:
-    num_train = len(dataset.splits["train"])
+    rows, num_train = dataset.splits[split], len(dataset.splits["train"])
     _, objective = make_method(config, dataset.x_shape, num_train)
     values, size = split_costs(
         model,
@@ -108,7 +138,7 @@ def _costs(
         state,
         rows,
         batch_size=config.batch_size,
-        scale=dataset.scale,
+        transform=transform,
         seed=config.seed,
     )
     count = len(next(iter(values.values())))

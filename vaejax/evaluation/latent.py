@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from vaejax.data.arrays import normalized
+from vaejax.data.transforms import Transform
 from vaejax.models.vae import VAE
 from vaejax.parallel import example_keys
-from vaejax.training.state import EVALUATE, stream_key
+from vaejax.training.state import EVALUATE, observed, stream_key
 
 
 class Codes(NamedTuple):
@@ -25,7 +25,7 @@ class Codes(NamedTuple):
 
 
 def codes(
-    model: VAE, variables: Mapping[str, Any], rows: np.ndarray, *, scale: float, seed: int
+    model: VAE, variables: Mapping[str, Any], rows: np.ndarray, *, transform: Transform, seed: int
 ) -> Codes:
     """Draws of the aggregate posterior.  rows: (N, *X) raw -> Codes."""
 
@@ -35,8 +35,10 @@ def codes(
 
     @jax.jit
     def encoded(variables: Any, rows: Any) -> Codes:
-        keys = example_keys(stream_key(seed, EVALUATE), jnp.arange(len(rows)))
-        return nn.apply(both_spaces, model)(variables, normalized(rows, scale), keys)
+        indices = jnp.arange(len(rows))
+        x = observed(transform, rows, seed, indices)
+        keys = example_keys(stream_key(seed, EVALUATE), indices)
+        return nn.apply(both_spaces, model)(variables, x, keys)
 
     return Codes(*map(np.asarray, encoded(variables, rows)))
 

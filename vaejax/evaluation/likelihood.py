@@ -11,21 +11,22 @@ import numpy as np
 from flax import linen as nn
 from jax.scipy.special import logsumexp
 
-from vaejax.data.arrays import normalized
+from vaejax.data.arrays import Rows
 from vaejax.data.batches import blocks
+from vaejax.data.transforms import Transform
 from vaejax.models.vae import VAE
 from vaejax.parallel import example_keys
-from vaejax.training.state import EVALUATE, stream_key
+from vaejax.training.state import EVALUATE, observed, stream_key
 from vaejax.types import Array
 
 
 def importance_weighted_bound(
     model: VAE,
     variables: Mapping[str, Any],
-    rows: np.ndarray,
+    rows: Rows,
     *,
     num_samples: int,
-    scale: float,
+    transform: Transform,
     seed: int,
     batch_size: int = 50,
     chunk: int = 20,
@@ -44,7 +45,7 @@ def importance_weighted_bound(
 
     @jax.jit
     def encoded(rows: Array, indices: Array) -> tuple[Array, Array, Array]:
-        x = normalized(rows, scale)
+        x = observed(transform, rows, seed, indices)
         features = nn.apply(lambda vae, x: vae.encoder(x), model)(variables, x)
         return x, features, example_keys(stream_key(seed, EVALUATE), indices)
 

@@ -2,10 +2,15 @@
 
 An encoder maps x: (B, *X) to features (B, F); the posterior owns the last linear layer.  A decoder
 maps z: (B, D) to the likelihood's natural output (B, *X); no output nonlinearity anywhere.
+
+The image trunks (B, H, W, C) have the published sizes at 28x28 (mnist, mnist_factor), 32x32 (svhn)
+and 64x64 (celeba); at another size, the layer at the smallest map (B, h, w, .) is larger or smaller
+and nothing else changes.  `smallest_map` gives h and w, and says which sizes fit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -38,9 +43,9 @@ def _doubling(channels: int) -> nn.ConvTranspose:
     return nn.ConvTranspose(channels, (4, 4), strides=(2, 2), padding="SAME")
 
 
-def _growing(channels: int, size: int = 3) -> nn.ConvTranspose:
-    """Transposed, stride 1, no padding: n -> n + size - 1."""
-    return nn.ConvTranspose(channels, (size, size), padding="VALID")
+def _growing(channels: int, kernel: tuple[int, int] = (3, 3)) -> nn.ConvTranspose:
+    """Transposed, stride 1, no padding: n -> n + kernel - 1."""
+    return nn.ConvTranspose(channels, kernel, padding="VALID")
 
 
 def _norm(train: bool, axis_name: str | None, epsilon: float = 1e-5) -> nn.BatchNorm:
@@ -77,14 +82,11 @@ class MLPDecoder(nn.Module):
     def __call__(self, z: Array, train: bool = False) -> Array:
         for width in self.widths:
             z = leaky(self.leaky_slope)(nn.Dense(width)(z))
-        size = 1
-        for length in self.x_shape:
-            size *= length
-        return nn.Dense(size)(z).reshape(len(z), *self.x_shape)
+        return nn.Dense(math.prod(self.x_shape))(z).reshape(len(z), *self.x_shape)
 
 
 class MNISTEncoder(nn.Module):
-    """Four convolutions and two dense layers.  x: (B, 28, 28, C) -> (B, 256)."""
+    """Four convolutions and two dense layers.  x: (B, H, W, C) -> (B, 256)."""
 
     axis_name: str | None = None
 
@@ -92,36 +94,38 @@ class MNISTEncoder(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         for layer in (_halving(32), _conv3(32, _VALID), _halving(32), _conv3(32, _VALID)):
             x = nn.relu(layer(x))
-        x = x.reshape(len(x), 512)
+        x = x.reshape(len(x), -1)
         for _ in range(2):
             x = nn.relu(nn.Dense(256)(x))
         return x
 
 
 class MNISTDecoder(nn.Module):
-    """Mirror of the encoder.  z: (B, D) -> (B, 28, 28, C)."""
+    """Mirror of the encoder.  z: (B, D) -> (B, H, W, C)."""
 
     x_shape: Sequence[int]
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, z: Array, train: bool = False) -> Array:
-        for width in (256, 256, 512):
+        smallest = (*smallest_map(self.x_shape, *TRUNKS["mnist"]), 32)
+        for width in (256, 256, math.prod(smallest)):
             z = nn.relu(nn.Dense(width)(z))
-        x = z.reshape(len(z), 4, 4, 32)
+        x = z.reshape(len(z), *smallest)
         for layer in (_growing(32), _doubling(32), _growing(32)):
             x = nn.relu(layer(x))
         return _doubling(self.x_shape[-1])(x)
 
 
 class MNISTFactorEncoder(nn.Module):
-    """The larger MNIST network the authors use for FactorVAE.  x: (B, 28, 28, C) -> (B, 256)."""
+    """The larger MNIST network the authors use for FactorVAE.  x: (B, H, W, C) -> (B, 256)."""
 
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        last = nn.Conv(256, (4, 4), padding=_VALID)
+        smallest = smallest_map(x.shape[1:], *TRUNKS["mnist_factor"])
+        last = nn.Conv(256, smallest, padding=_VALID)  # first of all: Conv_0 in stored parameters
         layers = (_halving(32), _conv3(64, _VALID), _halving(64), _conv3(256, _VALID), last)
         for layer in layers:
             x = nn.relu(layer(x))
@@ -129,7 +133,7 @@ class MNISTFactorEncoder(nn.Module):
 
 
 class MNISTFactorDecoder(nn.Module):
-    """The larger MNIST decoder.  z: (B, D) -> (B, 28, 28, C)."""
+    """The larger MNIST decoder.  z: (B, D) -> (B, H, W, C)."""
 
     x_shape: Sequence[int]
     axis_name: str | None = None
@@ -137,13 +141,14 @@ class MNISTFactorDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: Array, train: bool = False) -> Array:
         x = nn.relu(nn.Dense(256)(z)).reshape(len(z), 1, 1, 256)
-        for layer in (_growing(256, 4), _growing(64), _doubling(64), _growing(32)):
+        smallest = smallest_map(self.x_shape, *TRUNKS["mnist_factor"])
+        for layer in (_growing(256, smallest), _growing(64), _doubling(64), _growing(32)):
             x = nn.relu(layer(x))
         return _doubling(self.x_shape[-1])(x)
 
 
 class SVHNEncoder(nn.Module):
-    """Eight convolutions of 32 channels with batch norm.  x: (B, 32, 32, C) -> (B, 512)."""
+    """Eight convolutions of 32 channels with batch norm.  x: (B, H, W, C) -> (B, 32 h w)."""
 
     axis_name: str | None = None
 
@@ -153,18 +158,19 @@ class SVHNEncoder(nn.Module):
         layers += (_conv3(32, _VALID), _conv3(32), _conv3(32, _VALID), _conv3(32))
         for layer in layers:
             x = nn.relu(_norm(train, self.axis_name)(layer(x)))
-        return x.reshape(len(x), 512)
+        return x.reshape(len(x), -1)
 
 
 class SVHNDecoder(nn.Module):
-    """Alternating transposed and plain convolutions.  z: (B, D) -> (B, 32, 32, C)."""
+    """Alternating transposed and plain convolutions.  z: (B, D) -> (B, H, W, C)."""
 
     x_shape: Sequence[int]
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, z: Array, train: bool = False) -> Array:
-        x = nn.relu(nn.Dense(512)(z)).reshape(len(z), 4, 4, 32)
+        smallest = (*smallest_map(self.x_shape, *TRUNKS["svhn"]), 32)
+        x = nn.relu(nn.Dense(math.prod(smallest))(z)).reshape(len(z), *smallest)
         layers = (_growing(32), _conv3(32), _growing(32), _conv3(32))
         layers += (_doubling(32), _conv3(32), _doubling(32))
         for layer in layers:
@@ -173,7 +179,7 @@ class SVHNDecoder(nn.Module):
 
 
 class CelebAEncoder(nn.Module):
-    """Five halving convolutions with batch norm.  x: (B, 64, 64, C) -> (B, 1024)."""
+    """Five halving convolutions with batch norm.  x: (B, H, W, C) -> (B, 256 h w)."""
 
     leaky_slope: float = 0.01
     axis_name: str | None = None
@@ -183,11 +189,11 @@ class CelebAEncoder(nn.Module):
         for channels in (32, 64, 128, 256, 256):
             x = _norm(train, self.axis_name)(_halving(channels)(x))
             x = leaky(self.leaky_slope)(x)
-        return x.reshape(len(x), 1024)
+        return x.reshape(len(x), -1)
 
 
 class CelebADecoder(nn.Module):
-    """Five times nearest upsampling, edge padding and convolution.  z: (B, D) -> (B, 64, 64, C)."""
+    """Five times nearest upsampling, edge padding and convolution.  z: (B, D) -> (B, H, W, C)."""
 
     x_shape: Sequence[int]
     leaky_slope: float = 0.01
@@ -196,7 +202,8 @@ class CelebADecoder(nn.Module):
     @nn.compact
     def __call__(self, z: Array, train: bool = False) -> Array:
         activation = leaky(self.leaky_slope)
-        x = activation(nn.Dense(1024)(z)).reshape(len(z), 2, 2, 256)
+        smallest = (*smallest_map(self.x_shape, *TRUNKS["celeba"]), 256)
+        x = activation(nn.Dense(math.prod(smallest))(z)).reshape(len(z), *smallest)
         for channels in (256, 128, 64, 32):
             x = _conv3(channels, _VALID)(_upsampled(x))
             x = activation(_norm(train, self.axis_name, epsilon=1e-3)(x))
@@ -207,6 +214,40 @@ def _upsampled(x: Array) -> Array:
     """Nearest x2, then edge padding of 1.  (B, H, W, C) -> (B, 2H + 2, 2W + 2, C)."""
     x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
     return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+
+
+class ConvEncoder(nn.Module):
+    """One halving convolution per entry, then a dense layer.  x: (B, H, W, C) -> (B, width)."""
+
+    channels: Sequence[int]
+    width: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        for channels in self.channels:
+            x = nn.relu(_halving(channels)(x))
+        return nn.relu(nn.Dense(self.width)(x.reshape(len(x), -1)))
+
+
+class ConvDecoder(nn.Module):
+    """Mirror of the encoder with the same `channels`.  z: (B, D) -> (B, H, W, C)."""
+
+    x_shape: Sequence[int]
+    channels: Sequence[int]
+    width: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, z: Array, train: bool = False) -> Array:
+        *before, last = self.channels
+        smallest = (*smallest_map(self.x_shape, len(self.channels)), last)
+        for width in (self.width, math.prod(smallest)):
+            z = nn.relu(nn.Dense(width)(z))
+        x = z.reshape(len(z), *smallest)
+        for channels in reversed(before):
+            x = nn.relu(_doubling(channels)(x))
+        return _doubling(self.x_shape[-1])(x)
 
 
 class Critic(nn.Module):
@@ -222,8 +263,21 @@ class Critic(nn.Module):
         return nn.Dense(2)(z)
 
 
-# What each image trunk fits; "mlp" fits anything.
-IMAGE_SIZES = {"mnist": (28, 28), "mnist_factor": (28, 28), "svhn": (32, 32), "celeba": (64, 64)}
+def smallest_map(x_shape: Sequence[int], halvings: int, border: int = 0) -> tuple[int, int]:
+    """Height and width that a trunk leaves of an image (H, W, C): side / 2^halvings - border.
+
+    Where the trunk does not fit, because a side cannot be halved so often or nothing of it is left,
+    that side is 0.
+    """
+    height, width = (
+        0 if side % 2**halvings else max(side // 2**halvings - border, 0) for side in x_shape[:2]
+    )
+    return height, width
+
+
+# Halvings of a trunk, and what its layers without padding cut off at the smallest map.  "conv" has
+# one halving per entry of its channels and cuts nothing; "mlp" fits anything.
+TRUNKS = {"mnist": (2, 3), "mnist_factor": (2, 3), "svhn": (2, 4), "celeba": (5, 0)}
 
 ENCODERS = {
     "mlp": MLPEncoder,
@@ -231,6 +285,7 @@ ENCODERS = {
     "mnist_factor": MNISTFactorEncoder,
     "svhn": SVHNEncoder,
     "celeba": CelebAEncoder,
+    "conv": ConvEncoder,
 }
 DECODERS = {
     "mlp": MLPDecoder,
@@ -238,4 +293,5 @@ DECODERS = {
     "mnist_factor": MNISTFactorDecoder,
     "svhn": SVHNDecoder,
     "celeba": CelebADecoder,
+    "conv": ConvDecoder,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vaejax.config import build
 from vaejax.models.likelihoods import LIKELIHOODS
-from vaejax.models.networks import DECODERS, ENCODERS, IMAGE_SIZES
+from vaejax.models.networks import DECODERS, ENCODERS, TRUNKS, smallest_map
 from vaejax.models.posteriors import POSTERIORS
 from vaejax.models.priors import PRIORS
 from vaejax.types import GROUPS, Array, Code, Terms
@@ -27,9 +28,14 @@ class VAE(nn.Module):
     likelihood: Any
     critic: Any = None
 
-    def __call__(self, x: Array, keys: Array, train: bool = False) -> Terms:
-        """One Monte Carlo pass.  x: (B, *X), keys: (B,) -> Terms."""
-        code = self.encode(x, keys, train)
+    def __call__(
+        self, x: Array, keys: Array, train: bool = False, corrupted: Array | None = None
+    ) -> Terms:
+        """One Monte Carlo pass.  x: (B, *X), keys: (B,) -> Terms.
+
+        `corrupted` (B, *X) is what the encoder sees instead of x, in denoising autoencoders.
+        """
+        code = self.encode(x if corrupted is None else corrupted, keys, train)
         reconstruction = -self.likelihood(self.decoder(code.z, train)).log_prob(x)
         return Terms(reconstruction, self.prior.kl(code), code)
 
@@ -78,12 +84,7 @@ def make_model(
     name and for a trunk that does not fit the data.
     """
     for kind in ("encoder", "decoder"):
-        wanted = IMAGE_SIZES.get(str(config[kind]))
-        if wanted and (len(x_shape) != 3 or x_shape[:2] != wanted):
-            raise ValueError(
-                f"{kind} {config[kind]!r} fits images of {wanted[0]}x{wanted[1]}; "
-                f"the data {config.dataset!r} has shape {x_shape}"
-            )
+        _check_fit(kind, config, x_shape)
     return VAE(
         encoder=build(ENCODERS, "encoder", config, axis_name=axis_name),
         posterior=build(POSTERIORS, "posterior", config, config.latent_dim),
@@ -91,6 +92,29 @@ def make_model(
         decoder=build(DECODERS, "decoder", config, x_shape=x_shape, axis_name=axis_name),
         likelihood=build(LIKELIHOODS, "likelihood", config),
         critic=critic,
+    )
+
+
+def _check_fit(kind: str, config: ConfigDict, x_shape: tuple[int, ...]) -> None:
+    """Raise ValueError if the trunk that `config[kind]` names does not fit data of `x_shape`."""
+    name, channels = str(config[kind]), f"config.{kind}s.conv.channels"
+    rows: Any = config[f"{kind}s"]
+    if name == "conv":
+        halvings, border = len(rows.conv.channels), 0
+    elif name in TRUNKS:
+        halvings, border = TRUNKS[name]
+    else:
+        return
+    is_image = len(x_shape) == 3
+    if is_image and min(smallest_map(x_shape, halvings, border)) > 0:
+        return
+    common = math.gcd(*x_shape[:2]) if is_image else 0
+    most = (common & -common).bit_length() - 1  # how often both sides can be halved
+    raise ValueError(
+        f"{kind} {name!r} fits images (H, W, C) whose sides are multiples of {2**halvings} "
+        f"({halvings} halvings) from {(border + 1) * 2**halvings} on; "
+        f"the data {config.dataset!r} have shape {x_shape}; "
+        + (f"'conv' with len({channels}) <= {most} fits, or 'mlp'" if most > 0 else "'mlp' fits")
     )
 
 

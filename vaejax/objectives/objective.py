@@ -18,7 +18,7 @@ def loss_of(*costs: Cost) -> LossFn:
     """
 
     def loss(model: Any, batch: Batch, step: Array, train: bool = True) -> tuple[Array, Metrics]:
-        terms = model(batch.x, batch.keys, train)
+        terms = model(batch.x, batch.keys, train, batch.corrupted)
         parts = {name: value.mean() for name, value in terms.code.costs.items()}
         for position, cost in enumerate(costs):
             key = jax.random.fold_in(batch.key, position)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import linen as nn
 from matplotlib.figure import Figure
 
-from vaejax.data.arrays import Dataset, normalized
+from vaejax.data.arrays import Dataset
+from vaejax.data.sources import make_transform
+from vaejax.data.transforms import Transform
 from vaejax.evaluation.evaluate import run_dataset
 from vaejax.evaluation.latent import codes, density_grid
 from vaejax.models.vae import VAE
@@ -19,7 +21,7 @@ from vaejax.reporting.curves import training_curves
 from vaejax.reporting.latent import Grid, latent_spaces
 from vaejax.training.loop import load
 from vaejax.training.metrics import rows as metric_rows
-from vaejax.training.state import SAMPLE, stream_key
+from vaejax.training.state import SAMPLE, observed, stream_key
 
 _NUM_RECONSTRUCTED = {True: 20, False: 300}  # images; points
 _NUM_CODES = 5_000
@@ -70,45 +72,60 @@ def write_figures(workdir: str | Path, *, checkpoint: int | None = None) -> list
     workdir = Path(workdir)
     model, state, config = load(workdir, checkpoint)
     dataset = run_dataset(workdir, config)
-    variables, name = state.variables(), f"{config.regularizer} with {config.prior} prior"
+    transform = make_transform(config, dataset, model.likelihood.unit_interval)
+    run = _Run(model, state.variables(), dataset, transform, config.seed)
+    name = f"{config.regularizer} with {config.prior} prior"
     drawn = {
         "training": _training(workdir),
-        "reconstructions": _reconstructions(model, variables, dataset, name),
-        "samples": _samples(model, variables, dataset, config.seed, name),
+        "reconstructions": _reconstructions(run, name),
+        "samples": _samples(run, name),
     }
     if config.latent_dim == 2:
-        drawn["latent"] = _latent(model, variables, dataset, config.seed, name)
+        drawn["latent"] = _latent(run, name)
     paths = [workdir / "figures" / f"{stem}.png" for stem in drawn]
     for path, figure in zip(paths, drawn.values(), strict=True):
         figures.save(figure, path)
     return paths
 
 
+class _Run(NamedTuple):
+    model: VAE
+    variables: Any
+    dataset: Dataset
+    transform: Transform
+    seed: int
+
+    def held_out(self, count: int | None = None) -> np.ndarray:
+        """x of the first `count` test examples."""
+        rows = self.dataset.splits["test"][:count]
+        return np.asarray(observed(self.transform, rows, self.seed, np.arange(len(rows))))
+
+
 def _training(workdir: Path) -> Figure:
     rows = metric_rows(workdir / "metrics.jsonl")
-    split = {name: [row for row in rows if row["split"] == name] for name in ("train", "test")}
-    return training_curves(split["train"], split["test"])
+    train = [row for row in rows if row["split"] == "train"]
+    return training_curves(train, [row for row in rows if row["split"] in ("validation", "test")])
 
 
-def _reconstructions(model: VAE, variables: Any, dataset: Dataset, name: str) -> Figure:
-    count = _NUM_RECONSTRUCTED[len(dataset.x_shape) == 3]
-    x = np.asarray(normalized(dataset.splits["test"][:count], dataset.scale))
-    output = jax.jit(nn.apply(lambda vae, x: vae.decode(vae.embed(x)), model))(variables, x)
+def _reconstructions(run: _Run, name: str) -> Figure:
+    x = run.held_out(_NUM_RECONSTRUCTED[len(run.dataset.x_shape) == 3])
+    output = jax.jit(nn.apply(lambda vae, x: vae.decode(vae.embed(x)), run.model))(run.variables, x)
     return figures.reconstructions(x, np.asarray(output), f"Held-out reconstructions, {name}")
 
 
-def _samples(model: VAE, variables: Any, dataset: Dataset, seed: int, name: str) -> Figure:
-    is_image = len(dataset.x_shape) == 3
-    x = prior_samples(model, variables, 64 if is_image else 2_000, seed=seed)["x"]
-    data = np.asarray(normalized(dataset.splits["test"], dataset.scale))
-    return figures.samples(x, None if is_image else data, f"Samples of the prior, {name}")
+def _samples(run: _Run, name: str) -> Figure:
+    is_image = len(run.dataset.x_shape) == 3
+    x = prior_samples(run.model, run.variables, 64 if is_image else 2_000, seed=run.seed)["x"]
+    data = None if is_image else run.held_out()
+    return figures.samples(x, data, f"Samples of the prior, {name}")
 
 
-def _latent(model: VAE, variables: Any, dataset: Dataset, seed: int, name: str) -> Figure:
+def _latent(run: _Run, name: str) -> Figure:
+    dataset, model, variables = run.dataset, run.model, run.variables
     split = "train" if len(dataset.splits["test"]) < 1_000 else "test"
     rows = dataset.splits[split][:_NUM_CODES]
     labels = dataset.labels.get(split)
-    drawn = codes(model, variables, rows, scale=dataset.scale, seed=seed)
+    drawn = codes(model, variables, rows, transform=run.transform, seed=run.seed)
     density = Grid(*density_grid(model, variables, drawn.z))
     decoupled = not np.allclose(drawn.z, drawn.z0)
     base_density = Grid(*density_grid(model, variables, drawn.z0, base=True))

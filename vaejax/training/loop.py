@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,22 +11,23 @@ from types import FrameType
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from vaejax.config import saved_config, validate
-from vaejax.data.arrays import Dataset, checked
-from vaejax.data.batches import batch_indices, batch_rows
-from vaejax.data.sources import dataset_from
+from vaejax.data.arrays import Dataset
+from vaejax.data.batches import batch_indices
+from vaejax.data.sources import dataset_from, make_transform
+from vaejax.data.transforms import Transform
 from vaejax.models.vae import VAE
 from vaejax.objectives.regularizers import make_method
-from vaejax.parallel import AXIS, replicated
+from vaejax.parallel import AXIS, replicated, usable_devices
+from vaejax.progress import ProgressReport
 from vaejax.training import workdir as files
 from vaejax.training.checkpoint import Checkpoints, host_copy, saved_steps, set_aside
+from vaejax.training.feed import described, is_resident, make_feed, mapped_step
 from vaejax.training.metrics import MetricsLog, NonFiniteError, check_finite, event_writer
-from vaejax.training.progress import ProgressReport
 from vaejax.training.state import TrainState, initial_state
-from vaejax.training.step import TrainStep, make_train_step, pmapped
+from vaejax.training.step import TrainStep, make_train_step
 from vaejax.training.validation import make_split_terms, means
 from vaejax.types import Device, Objective
 
@@ -51,12 +53,13 @@ def fit(
     """
     validate(config)
     workdir = Path(workdir)
-    dataset = dataset_from(config) if dataset is None else checked(dataset)
-    train = dataset.splits["train"]
-    batch_indices(config.seed, 0, len(train), config.batch_size)  # refuses too large a batch
+    dataset = dataset_from(config, dataset)
+    config = _with_hash(config, dataset)
+    num_train = len(dataset.splits["train"])
+    batch_indices(config.seed, 0, num_train, config.batch_size)  # refuses too large a batch
     devices = usable_devices(config.batch_size, num_devices)
-    mapped_model, objective = make_method(config, dataset.x_shape, len(train), AXIS)
-    check_support(mapped_model, dataset)
+    mapped_model, objective = make_method(config, dataset.x_shape, num_train, AXIS)
+    transform = make_transform(config, dataset, mapped_model.likelihood.unit_interval)
     card = files.dataset_card(dataset)
     _check_workdir(workdir, config, card, checkpoint)
     files.claim(workdir, config, card)
@@ -68,8 +71,15 @@ def fit(
             set_aside(workdir, after=checkpoint)
             checkpoints.reload()
         model, _ = _unmapped(config, card)
-        run = _Run(config, workdir, dataset, model, checkpoints, quiet)
-        train_step = _mapped_step(config, dataset, mapped_model, objective, devices)
+        run = _Run(config, workdir, dataset, transform, model, checkpoints, quiet)
+        train_step = make_train_step(
+            mapped_model,
+            objective.players,
+            transform=transform,
+            seed=config.seed,
+            ema_decay=config.ema_decay,
+            axis_name=AXIS,
+        )
         try:
             state = run.train(train_step, state, devices, signals)
         except NonFiniteError as error:
@@ -97,24 +107,6 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, Train
         return model, checkpoints.restore(like, checkpoint), config
 
 
-def usable_devices(batch_size: int, num_devices: int | None = None) -> Sequence[Device]:
-    """The local devices to map over: as many as divide the batch evenly, or the number asked for.
-
-    Raises ValueError when that number is not there or does not divide the batch.
-    """
-    devices = jax.local_devices()
-    if num_devices is None:
-        largest = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-        return devices[:largest]
-    if not 1 <= num_devices <= len(devices):
-        raise ValueError(f"{num_devices} devices asked for; there are {len(devices)}")
-    if batch_size % num_devices:
-        raise ValueError(
-            f"batch_size {batch_size} does not divide evenly over {num_devices} devices"
-        )
-    return devices[:num_devices]
-
-
 def _check_workdir(
     workdir: Path, config: ConfigDict, card: dict[str, Any], checkpoint: int | None
 ) -> None:
@@ -126,39 +118,14 @@ def _check_workdir(
         event_writer()  # refuses where the package is missing
 
 
-def check_support(model: VAE, dataset: Dataset) -> None:
-    """Raise ValueError when the likelihood is one of [0, 1] and the data lie outside."""
-    if not model.likelihood.unit_interval:
-        return
-    for split, rows in dataset.splits.items():
-        low, high = rows.min() / dataset.scale, rows.max() / dataset.scale
-        if low < 0 or high > 1:
-            raise ValueError(
-                f"this likelihood is for data in [0, 1]; the {split} split of {dataset.name!r} "
-                f"lies in [{low:.3g}, {high:.3g}]"
-            )
+def _with_hash(config: ConfigDict, dataset: Dataset) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    config.data_sha256 = dataset.sha256
+    return config.lock()
 
 
 def _start(config: ConfigDict, dataset: Dataset, model: VAE, objective: Objective) -> TrainState:
     return initial_state(model, objective.players, config.seed, dataset.x_shape, config.ema_decay)
-
-
-def _mapped_step(
-    config: ConfigDict,
-    dataset: Dataset,
-    model: VAE,
-    objective: Objective,
-    devices: Sequence[Device],
-) -> TrainStep:
-    train_step = make_train_step(
-        model,
-        objective.players,
-        scale=dataset.scale,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        axis_name=AXIS,
-    )
-    return pmapped(train_step, devices)
 
 
 def _unmapped(config: ConfigDict, card: Mapping[str, Any]) -> tuple[VAE, Mapping]:
@@ -175,13 +142,15 @@ class _Run:
         config: ConfigDict,
         workdir: Path,
         dataset: Dataset,
+        transform: Transform,
         model: VAE,
         checkpoints: Checkpoints,
         quiet: bool,
     ):
         self.config, self.workdir, self.dataset = config, workdir, dataset
         self.checkpoints, self.quiet = checkpoints, quiet
-        self.split_terms = make_split_terms(model, scale=dataset.scale, seed=config.seed)
+        self.held_out = "validation" if "validation" in dataset.splits else "test"
+        self.split_terms = make_split_terms(model, transform=transform, seed=config.seed)
 
     def train(
         self,
@@ -194,6 +163,18 @@ class _Run:
         config, step = self.config, int(state.step)
         if step >= config.num_steps:
             return state
+        resident = is_resident(config.placement, self.dataset, devices)
+        if not self.quiet:
+            print(described(self.dataset, devices, resident), file=sys.stderr)
+        train_step = mapped_step(train_step, devices, resident)
+        feed = make_feed(
+            self.dataset,
+            devices,
+            resident,
+            seed=config.seed,
+            steps=range(step, config.num_steps),
+            batch_size=config.batch_size,
+        )
         state = replicated(state, devices)
         label = f"{config.regularizer} x {config.prior} on {config.dataset}"
         with (
@@ -202,7 +183,7 @@ class _Run:
         ):
             pending, metrics, first = None, {}, step + 1
             while step < config.num_steps and not signals.received:
-                state, metrics = train_step(state, *self._rows(step, len(devices)))
+                state, metrics = train_step(state, *next(feed))
                 step += 1
                 if step == first:
                     log.compiled(step)
@@ -223,10 +204,6 @@ class _Run:
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.config.num_steps
 
-    def _rows(self, step: int, num_devices: int) -> tuple[np.ndarray, ...]:
-        both = batch_rows(self.dataset, self.config.seed, step, self.config.batch_size)
-        return tuple(rows.reshape(num_devices, -1, *rows.shape[1:]) for rows in both)
-
     def _log(self, pending: Any, log: MetricsLog, progress: ProgressReport) -> None:
         if pending is None:
             return
@@ -239,8 +216,8 @@ class _Run:
         self, step: int, state: TrainState, metrics: Mapping[str, Any], log: MetricsLog
     ) -> None:
         if self._due(step, self.config.eval_every):
-            terms = self.split_terms(state.variables(), self.dataset.splits["test"])
-            log.write(step, "test", means(terms))
+            terms = self.split_terms(state.variables(), self.dataset.splits[self.held_out])
+            log.write(step, self.held_out, means(terms))
         if self._due(step, self.config.checkpoint_every):
             self._save(state, metrics, log)
 

@@ -7,13 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
+from vaejax.data.transforms import Transform
 from vaejax.models.vae import VAE, initial_variables
+from vaejax.parallel import example_keys
 from vaejax.types import Array, Player
 
 # Streams of random numbers: folded into the seed's key first, so that no two purposes share a draw.
-INIT, TRAIN, EVALUATE, COSTS, SAMPLE = range(5)
+INIT, TRAIN, EVALUATE, COSTS, SAMPLE, OBSERVE = range(6)
 
 
 class TrainState(struct.PyTreeNode):
@@ -33,6 +36,18 @@ class TrainState(struct.PyTreeNode):
 def stream_key(seed: int, stream: int) -> Array:
     """The root key of one purpose.  -> () typed key."""
     return jax.random.fold_in(jax.random.key(seed), stream)
+
+
+def observed(
+    transform: Transform, rows: Array | np.ndarray, seed: int, indices: Array | np.ndarray
+) -> Array:
+    """x of examples of a split, in evaluation.  rows: (B, *X) raw, indices: (B,) -> (B, *X).
+
+    What is drawn depends on (seed, index) alone: every evaluation sees the same x.
+    """
+    return transform.evaluate(
+        jnp.asarray(rows), example_keys(stream_key(seed, OBSERVE), jnp.asarray(indices))
+    )
 
 
 def owned(params: Mapping[str, Any], player: Player) -> dict[str, Any]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import optax
 from flax import linen as nn
 
-from vaejax.data.arrays import normalized
+from vaejax.data.transforms import Transform
 from vaejax.models.vae import VAE
-from vaejax.parallel import AXIS, averaged, example_keys, positions
+from vaejax.parallel import averaged, example_keys, positions
 from vaejax.training.state import TRAIN, TrainState, owned, stream_key
-from vaejax.types import Array, Batch, Device, Metrics, Player
+from vaejax.types import Array, Batch, Metrics, Player
 
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
@@ -22,24 +22,38 @@ def make_batch(
     rows: Array,
     pair_rows: Array | None,
     *,
-    scale: float,
+    transform: Transform,
     root: Array,
     step: Array | int,
     axis_name: str | None = None,
+    train: bool = True,
 ) -> Batch:
-    """Raw rows (B, *X) as a batch whose draws depend on (root, step, global position) alone."""
+    """Raw rows (B, *X) as a batch whose draws depend on (root, step, global position) alone.
+
+    Without `train` nothing is augmented or corrupted.
+    """
     key = jax.random.fold_in(root, step)
-    example_key, batch_key = jax.random.split(key)
-    keys = example_keys(example_key, positions(len(rows), axis_name))
-    pair = None if pair_rows is None else normalized(pair_rows, scale)
-    return Batch(normalized(rows, scale), keys, batch_key, pair)
+    example_key, batch_key, row_key, pair_key = jax.random.split(key, 4)
+    index = positions(len(rows), axis_name)
+
+    def seen(raw: Array, key: Array) -> tuple[Array, Array]:
+        keys = example_keys(key, index)
+        if train:
+            return transform.train(raw, keys)
+        x = transform.evaluate(raw, keys)
+        return x, x
+
+    x, corrupted = seen(rows, row_key)
+    pair = None if pair_rows is None else seen(pair_rows, pair_key)[1]
+    keys = example_keys(example_key, index)
+    return Batch(x, keys, batch_key, pair, None if corrupted is x else corrupted)
 
 
 def make_train_step(
     model: VAE,
     players: Mapping[str, Player],
     *,
-    scale: float,
+    transform: Transform,
     seed: int,
     ema_decay: float = 0.0,
     axis_name: str | None = None,
@@ -59,7 +73,12 @@ def make_train_step(
             # Every player draws for itself: no two of them share a key.
             root = jax.random.fold_in(stream_key(seed, TRAIN), position)
             batch = make_batch(
-                rows, pair_rows, scale=scale, root=root, step=state.step, axis_name=axis_name
+                rows,
+                pair_rows,
+                transform=transform,
+                root=root,
+                step=state.step,
+                axis_name=axis_name,
             )
             grads, seen, new_stats = gradients(model, player, state, batch, axis_name)
             mine = owned(state.params, player)
@@ -92,15 +111,3 @@ def gradients(
     grad = jax.grad(loss_of_owned, has_aux=True)
     grads, (metrics, stats) = grad(owned(state.params, player))
     return *averaged((grads, metrics), axis_name), stats
-
-
-def pmapped(train_step: TrainStep, devices: Sequence[Device]) -> TrainStep:
-    """`train_step` on all `devices`: the state has no device axis, rows have a leading one."""
-    return jax.pmap(
-        train_step,
-        axis_name=AXIS,
-        in_axes=(None, 0, 0),
-        out_axes=None,
-        devices=devices,
-        donate_argnums=(0,),
-    )

@@ -9,18 +9,21 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from vaejax.data.arrays import normalized
+from vaejax.data.arrays import Rows
 from vaejax.data.batches import blocks
+from vaejax.data.transforms import Transform
 from vaejax.models.vae import VAE
 from vaejax.parallel import example_keys
-from vaejax.training.state import EVALUATE, stream_key
+from vaejax.training.state import EVALUATE, observed, stream_key
 from vaejax.types import Array
 
 # (variables, rows) -> {name: (N,)}
-SplitTerms = Callable[[Mapping[str, Any], np.ndarray], dict[str, np.ndarray]]
+SplitTerms = Callable[[Mapping[str, Any], Rows], dict[str, np.ndarray]]
 
 
-def make_split_terms(model: VAE, *, scale: float, seed: int, batch_size: int = 500) -> SplitTerms:
+def make_split_terms(
+    model: VAE, *, transform: Transform, seed: int, batch_size: int = 500
+) -> SplitTerms:
     """Reconstruction, KL and ELBO of every example of a split, in evaluation mode.
 
     rows: (N, *X) raw -> {name: (N,) float32 nats}.  The draw of an example depends on its index in
@@ -29,12 +32,13 @@ def make_split_terms(model: VAE, *, scale: float, seed: int, batch_size: int = 5
 
     @jax.jit
     def terms_of(variables: Mapping[str, Any], rows: Array, indices: Array) -> dict[str, Array]:
+        x = observed(transform, rows, seed, indices)
         keys = example_keys(stream_key(seed, EVALUATE), indices)
-        terms = nn.apply(VAE.__call__, model)(variables, normalized(rows, scale), keys)
+        terms = nn.apply(VAE.__call__, model)(variables, x, keys)
         elbo = -(terms.reconstruction + terms.kl)
         return {"elbo": elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
 
-    def split_terms(variables: Mapping[str, Any], rows: np.ndarray) -> dict[str, np.ndarray]:
+    def split_terms(variables: Mapping[str, Any], rows: Rows) -> dict[str, np.ndarray]:
         pieces = []
         for indices, mask in blocks(len(rows), min(batch_size, len(rows))):
             values = terms_of(variables, rows[indices], indices)

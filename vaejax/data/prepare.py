@@ -1,0 +1,215 @@
+"""`vaejax data`: what there is, where it is cached, and how it comes into the cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from vaejax.config import default_config, unknown
+from vaejax.data import cache
+from vaejax.data.arrays import SPLITS, Dataset
+from vaejax.data.catalog import CATALOG, EMBEDDED
+from vaejax.data.prepared import is_array_record, prepared_versions, tfds_folder
+from vaejax.data.public import Recipe, cache_key, directory, prepared_folder
+from vaejax.data.raw import raw_splits
+from vaejax.data.sources import SOURCES
+from vaejax.data.splits import rows_sha256, with_hash
+from vaejax.progress import ProgressReport
+
+
+def listing() -> str:
+    """A line for every data set with a name: shape, sizes, license and where it is."""
+    rows: list[tuple[str, ...]] = [
+        ("name", "shape", "train", "validation", "test", "license", "where")
+    ]
+    for name in [*EMBEDDED, *CATALOG]:
+        shape, sizes, license_ = _facts(name)
+        counts = [f"{sizes[split]:,}" if split in sizes else "-" for split in SPLITS]
+        rows.append((name, _shape(shape), *counts, license_, _state(name)))
+    widths = [max(len(row[column]) for row in rows) for column in range(7)]
+    right = (2, 3, 4)
+    lines = [
+        "  ".join(
+            f"{cell:>{width}}" if column in right else f"{cell:<{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines += ["", "your own: config.dataset is arrays (.npy, .npz), image_folder or tfds"]
+    return "\n".join(lines)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _facts(name: str) -> tuple[tuple[int, ...], Mapping[str, int], str]:
+    if name in CATALOG:
+        facts = CATALOG[name]
+        return facts.x_shape, facts.sizes, facts.license
+    dataset = _embedded(name)
+    sizes = {split: len(rows) for split, rows in dataset.splits.items()}
+    return dataset.x_shape, sizes, EMBEDDED[name][1]
+
+
+def _embedded(name: str) -> Dataset:
+    return SOURCES[name](**default_config().datasets[name].to_dict())
+
+
+def _state(name: str) -> str:
+    if name in EMBEDDED:
+        return "embedded"
+    if (cache.cache_folder() / _key(name)).is_dir():
+        return "cached" + (" (inexact)" if "INEXACT" in _entry(name).note else "")
+    if prepared_folder(name) is not None:
+        return "prepared"
+    return "absent"
+
+
+def _key(name: str) -> str:
+    return cache_key(name, _crop(name))
+
+
+def _crop(name: str) -> int:
+    return default_config().datasets[name].get("crop", 0)
+
+
+def _entry(name: str) -> Dataset:
+    entry = cache.cached(_key(name))
+    assert entry is not None, name
+    return entry
+
+
+def information(name: str) -> str:
+    """All about one data set; the hash of what is cached is computed anew and compared.
+
+    Raises ValueError for an unknown name, and for an entry whose files are not what they were.
+    """
+    _check_name(name)
+    shape, sizes, license_ = _facts(name)
+    counts = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
+    about = EMBEDDED[name][0] if name in EMBEDDED else CATALOG[name].about
+    rows = {"name": name, "what": about, "license": license_, "shape": _shape(shape)}
+    rows["examples"] = counts
+    if "test" not in sizes:
+        rows["examples"] += "; config.splits takes the test split from them"
+    if name in EMBEDDED:
+        rows["where"] = "embedded, nothing to prepare"
+        rows["sha256"] = with_hash(_embedded(name)).sha256
+    else:
+        rows["homepage"] = CATALOG[name].homepage
+        rows |= _where(name)
+    return "\n".join(f"{label:<10}{text}" for label, text in rows.items())
+
+
+def _check_name(name: str) -> None:
+    if name not in CATALOG and name not in EMBEDDED:
+        raise unknown("data set", name, [*EMBEDDED, *CATALOG])
+
+
+def _where(name: str) -> dict[str, str]:
+    folder = cache.cache_folder() / _key(name)
+    if not folder.is_dir():
+        return {"cached": f"no ({folder})", "where": _absent(name)}
+    entry, described = _entry(name), cache.manifest(_key(name))
+    for split, rows in entry.splits.items():
+        if rows_sha256(rows) != described["arrays"][f"{split}.x"]["sha256"]:
+            raise ValueError(f"{folder} is damaged: {split}.x.npy has changed; remove the folder")
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return {
+        "cached": f"{folder}, {size / 1e6:,.1f} MB",
+        "made of": entry.note,
+        "sha256": f"{entry.sha256} (verified)",
+    }
+
+
+def _absent(name: str) -> str:
+    folder = prepared_folder(name)
+    if folder is not None:
+        return f"prepared in {folder}; cached when it is first used"
+    files = CATALOG[name].wanted()
+    return f"absent: `vaejax data prepare {name}` with --from FOLDER (of {files}) or --download"
+
+
+def prepare(
+    name: str, source: Path | None = None, *, download: bool = False, verify: bool = True
+) -> str:
+    """Put a data set into the cache, by the first way that there is; says which one it was.
+
+    The ways: it is there; `source` (raw files, or a directory that TFDS prepared); a directory that
+    TFDS prepared in its own place; with `download`, TFDS in a process of its own.  What is there is
+    never replaced.  `verify`: refuse raw files whose SHA-256 is not the published one.  Raises
+    ValueError, in one line, for an unknown name and when no way leads there.
+    """
+    _check_name(name)
+    if name in EMBEDDED:
+        return f"{name} is embedded; there is nothing to prepare"
+    key = _key(name)
+    with cache.writing(key):
+        entry = cache.cached(key)
+        if entry is not None:
+            folder = cache.cache_folder() / key
+            return f"{name} is in the cache, made of {entry.note}; remove {folder} to make it again"
+        entry = _prepared(name, key, source, download, verify)
+    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in entry.splits.items())
+    folder = cache.cache_folder() / key
+    return f"{name}: {sizes}, from {entry.note}\ncached in {folder}, SHA-256 {entry.sha256}"
+
+
+def _prepared(name: str, key: str, source: Path | None, download: bool, verify: bool) -> Dataset:
+    crop = _crop(name)
+    if source is not None and not (source / "dataset_info.json").is_file():
+        splits, note = raw_splits(name, source, verify=verify, **({"crop": crop} if crop else {}))
+        return _written(name, key, lambda: (splits, note), CATALOG[name].sizes)
+    folders = prepared_versions(name) if source is None else [source]
+    if download and not folders:
+        _in_child("download", name, str(tfds_folder()))
+        folders = prepared_versions(name)
+    readable = next(filter(is_array_record, folders), None)
+    if readable is not None:
+        return _written(name, key, lambda: directory(name, readable, crop))
+    if not folders:
+        raise ValueError(
+            f"{name} is not prepared in {tfds_folder()}; give --from with a folder of "
+            f"{CATALOG[name].wanted()}, or --download"
+        )
+    _in_child("convert", name, str(folders[0]))
+    return _entry(name)
+
+
+def _written(
+    name: str, key: str, recipe: Recipe, sizes: Mapping[str, int] | None = None
+) -> Dataset:
+    splits, note = recipe()
+    facts = CATALOG[name]
+    total = sum(facts.sizes.values())
+    with ProgressReport(f"preparing {name}", 0, total) as progress:
+        return cache.write(
+            key,
+            name,
+            splits,
+            scale=facts.scale,
+            note=note,
+            sizes=sizes,
+            canonical=True,
+            progress=progress.update,
+        )
+
+
+def _in_child(task: str, name: str, folder: str) -> None:
+    """Run `vaejax.data.fetch`, which may import TensorFlow; here it is never imported."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ValueError(
+            f"to {task} {name} needs TensorFlow, in a process of its own: install the `prepare` "
+            f"extra (pip install 'vaejax[prepare]'), or give --from with raw files"
+        )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "vaejax.data.fetch", task, name, folder]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        reason = done.stdout.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise ValueError(f"could not {task} {name}: {reason[-1]}")

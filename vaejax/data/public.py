@@ -1,0 +1,128 @@
+"""Public data sets, from the cache or a directory that TFDS prepared, never from the network."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vaejax.data import cache
+from vaejax.data.arrays import Blocks, Columns, Dataset, default_scale, hashed
+from vaejax.data.catalog import CATALOG
+from vaejax.data.images import centered, pixels, resized
+from vaejax.data.prepared import (
+    Features,
+    file_formats,
+    is_array_record,
+    is_jpeg,
+    prepared_splits,
+    prepared_versions,
+    tfds_folder,
+)
+from vaejax.data.splits import canonical_order, order_keys
+
+# Blocks of every split, and a note on where they come from (a function: asked when all is read).
+Recipe = Callable[[], tuple[Mapping[str, Blocks], str | Callable[[], str]]]
+
+
+def public(name: str, crop: int = 0) -> Dataset:
+    """A data set of the catalog, kept in the cache from then on.
+
+    `crop`: pixels of the center crop, for sets that are cropped.  Raises ValueError, in one line,
+    when it is neither cached nor prepared, or cannot be read.
+    """
+    key = cache_key(name, crop)
+    entry = cache.cached(key)
+    if entry is not None:
+        return hashed(replace(entry, note=f"cache of {entry.note}"), entry.sha256)
+    folder = prepared_folder(name)
+    if folder is None:
+        raise ValueError(absence(name, key))
+    return kept(key, name, lambda: directory(name, folder, crop), CATALOG[name].scale, True)
+
+
+def cache_key(name: str, crop: int = 0) -> str:
+    """The name of the cache's entry."""
+    return f"{name}-{crop}" if crop else name
+
+
+def kept(key: str, name: str, recipe: Recipe, scale: float, canonical: bool = False) -> Dataset:
+    """The entry of the cache, made by `recipe` unless it is there; without a cache, in memory."""
+    try:
+        with cache.writing(key):
+            entry = cache.cached(key)
+            if entry is None:
+                splits, note = recipe()
+                entry = cache.write(key, name, splits, scale=scale, note=note, canonical=canonical)
+        return entry
+    except OSError as error:
+        warnings.warn(f"{name} is not cached: {error}", stacklevel=2)
+    splits, note = recipe()
+    arrays = {split: _joined(list(blocks), canonical) for split, blocks in splits.items()}
+    x, labels, factors = (
+        {split: columns[kind] for split, columns in arrays.items() if kind in columns}
+        for kind in ("x", "labels", "factors")
+    )
+    scale = scale or default_scale(x["train"].dtype)
+    return Dataset(name, x, scale, labels, factors, note if isinstance(note, str) else note())
+
+
+def _joined(blocks: list[Columns], canonical: bool) -> Columns:
+    order = slice(None)
+    if canonical:
+        order = canonical_order(np.concatenate([order_keys(columns) for columns in blocks]))
+    return {kind: np.concatenate([block[kind] for block in blocks])[order] for kind in blocks[0]}
+
+
+def prepared_folder(name: str) -> Path | None:
+    """The newest prepared version that can be read without TensorFlow."""
+    return next(filter(is_array_record, prepared_versions(name)), None)
+
+
+def directory(name: str, folder: Path, crop: int = 0) -> tuple[dict[str, Blocks], str]:
+    """The splits of a prepared directory, and what is to be known of them."""
+    facts = CATALOG[name]
+    splits = prepared_splits(folder, Features("image", facts.label, facts.factors), strict=False)
+    splits = {split: fitted(name, folder, blocks, crop) for split, blocks in splits.items()}
+    note = f"the prepared directory {folder}"
+    if not facts.is_jpeg and is_jpeg(folder):
+        note += "; INEXACT: its images are JPEG, not the pixels as published"
+    return splits, note
+
+
+def fitted(name: str, folder: Path, blocks: Blocks, crop: int) -> Blocks:
+    """The blocks with images of the published shape, cropped where they are to be."""
+    wanted = CATALOG[name].x_shape
+    for columns in blocks:
+        x = columns["x"]
+        if crop and x.shape[1:] != wanted:
+            x = np.stack([_cropped(image, crop, wanted[0]) for image in x])
+        if x.shape[1:] != wanted:
+            shape = f"images have shape {x.shape[1:]}; they must be {wanted}"
+            raise ValueError(f"{name}: cannot read {folder}: {shape}")
+        yield {**columns, "x": x}
+
+
+def _cropped(image: np.ndarray, crop: int, size: int) -> np.ndarray:
+    centered_image = centered(Image.fromarray(image), size=crop)
+    return pixels(resized(centered_image, size=size, crop=False))
+
+
+def absence(name: str, key: str) -> str:
+    """One line: what was looked for and where, and the two commands that would help."""
+    facts, there = CATALOG[name], prepared_versions(name)
+    looked = f"not in the cache ({cache.cache_folder() / key})"
+    if there:
+        formats = ", ".join(file_formats(there[0]))
+        looked += f", and {there[0]} is prepared as {formats}, which needs TensorFlow to read"
+        ways = f"`vaejax data prepare {name}` with the `prepare` extra installed converts it"
+    else:
+        looked += f" nor prepared by TFDS ({tfds_folder() / name}/<version>/dataset_info.json; "
+        looked += "TFDS_DATA_DIR moves it)"
+        ways = f"`vaejax data prepare {name} --download` with the `prepare` extra fetches it"
+    reads = f"`vaejax data prepare {name} --from FOLDER` reads {facts.wanted()}"
+    return f"{name}: {looked}; {reads}; {ways}"
