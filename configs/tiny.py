@@ -12,7 +12,14 @@ from ml_collections import ConfigDict
 
 from vaejax.config import load_config
 
-_STAND_INS = {"mnist": (28, 28, 1), "svhn_cropped": (32, 32, 3), "celeb_a": (64, 64, 3)}
+_STAND_INS = {
+    "mnist": (28, 28, 1),
+    "svhn_cropped": (32, 32, 3),
+    "cifar10": (32, 32, 3),
+    "celeb_a": (64, 64, 3),
+    "shapes64": (64, 64, 1),
+    "arrays": (16, 16, 3),
+}
 
 
 def get_config(name: str = "two_moons") -> ConfigDict:
@@ -25,6 +32,8 @@ def get_config(name: str = "two_moons") -> ConfigDict:
     config.log_every = config.eval_every = config.checkpoint_every = 2
     for row in (config.encoders.mlp, config.decoders.mlp):
         row.widths = (8,)
+    for row in (config.encoders.conv, config.decoders.conv):
+        row.channels, row.width = (4, 8), 16
     config.priors.decoupled.num_blocks = 2
     config.priors.decoupled.width = 8
     config.regularizers.factor.critic_width = 8

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_transforms import assert_mean, colors, keys_of
 
-from vaejax.data.transforms import (
+from vaejax.data.augmentations import (
     BRIGHTNESS,
     CONTRAST,
     SATURATION,

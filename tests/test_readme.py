@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,6 +26,20 @@ def environment(tmp_path):
     path = os.pathsep.join([scripts, os.environ["PATH"]])
     flags = {"XLA_FLAGS": "", "PATH": path, "PYTHONPATH": str(ROOT)}
     return {**os.environ, **flags}
+
+
+def ran(script, tmp_path):
+    """The finished process of a script of the README, by this interpreter and in this folder."""
+    script = re.sub(r"^(vaejax|python) ", f"{sys.executable} -m \\1 ", script, flags=re.MULTILINE)
+    done = subprocess.run(
+        ["bash", "-euc", script.replace("-m python ", "")],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_ci_runs_the_test_command_of_the_readme():
@@ -48,17 +64,32 @@ def test_quickstart_leaves_what_the_readme_says_and_then_finds_it_complete(tmp_p
 
 
 def test_the_commands_of_a_pair_run_as_written(tmp_path):
-    (script,) = (block for block in blocks("bash") if block.startswith("vaejax train"))
-    script = script.replace("vaejax ", f"{sys.executable} -m vaejax ")
-    script = script.replace("decoupled", f"decoupled {' '.join(SHORT)}", 1)
-    done = subprocess.run(
-        ["bash", "-euc", script],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    (script,) = (block for block in blocks("bash") if "runs/moons" in block)
+    ran(script.replace("decoupled", f"decoupled {' '.join(SHORT)}", 1), tmp_path)
+
+
+@pytest.mark.parametrize("script", [b for b in blocks("bash") if "config.dataset" in b])
+def test_the_users_own_data_are_trained_on_as_written(tmp_path, script):
+    if "pictures" in script:
+        rows = np.random.default_rng(0).integers(0, 256, (80, 40, 36, 3), np.uint8)
+        (tmp_path / "pictures").mkdir()
+        for index, row in enumerate(rows):
+            Image.fromarray(row).save(tmp_path / "pictures" / f"{index}.png")
+    if "tfds" in script:
+        (builder,) = (b for b in blocks("python") if "GeneratorBasedBuilder" in b)
+        (tmp_path / "builder.py").write_text(builder)
+        script = f"python builder.py\n{script}"
+    done = ran(script.replace("--workdir", f"{' '.join(SHORT)} --workdir"), tmp_path)
+    assert "complete: 20 steps" in done.stdout
+
+
+def test_the_data_commands_run_as_written(tmp_path):
+    from vaejax.data.catalog import CATALOG, EMBEDDED
+
+    (script,) = (block for block in blocks("bash") if "data list" in block)
+    done = ran(script, tmp_path)
+    for name in (*CATALOG, *EMBEDDED):
+        assert f"\n{name} " in done.stdout
 
 
 @pytest.mark.parametrize("snippet", blocks("python"))
@@ -77,7 +108,7 @@ def test_the_names_that_the_readme_lists_are_those_of_the_tables():
     from vaejax.config import default_config
 
     config = default_config()
-    for name in [*config.priors, *config.regularizers]:
+    for name in [*config.priors, *config.regularizers, *config.observations]:
         assert f"`{name}`" in README
     for path in re.findall(r"`(vaejax/[a-z_./]*|tests/[a-z_./]*|configs/[a-z_.]*)", README):
         assert (ROOT / path.split(":")[0]).exists(), path

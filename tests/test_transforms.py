@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from vaejax.data.arrays import normalized
+from vaejax.data.augmentations import AUGMENTATIONS, published
 from vaejax.data.transforms import (
-    AUGMENTATIONS,
     CORRUPTIONS,
     OBSERVATIONS,
     dequantized,
     intensities,
-    published,
     scaled,
     threshold,
     transform_of,

@@ -59,6 +59,7 @@ _PUBLISHED = {
     ("info", "standard_normal"): _row(10.0, 24, 1e-4, **_INFO),
     ("info", "decoupled"): _row(10.0, 24, 1e-3, **_INFO),
 }
+_IMAGES = ("mnist", "svhn_cropped", "celeb_a")  # which the authors' code augments
 PRESETS = {"published": _PUBLISHED}
 
 
@@ -77,6 +78,8 @@ def with_preset(config: ConfigDict, preset: str) -> ConfigDict:
         raise unknown(f"preset {name}/", pair, rows)
     config.regularizer, config.prior = pair.split("/")
     config.update_from_flattened_dict({**_COMMON, **rows[pair]})
+    if config.dataset in _IMAGES:
+        config.augmentation = "published"
     if config.dataset == "mnist" and config.regularizer == "factor":
         config.encoder = config.decoder = "mnist_factor"  # the authors' larger network
     return config

@@ -25,13 +25,18 @@ class Part:
     def __init__(self, rows: np.ndarray | Part, order: np.ndarray):
         self._rows, self._order = rows, order
         self.shape, self.dtype = (len(order), *rows.shape[1:]), rows.dtype
-        self.ndim, self.nbytes = rows.ndim, len(order) * rows[:1].nbytes
+        self.ndim, self.nbytes = rows.ndim, math.prod(self.shape) * rows.dtype.itemsize
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __getitem__(self, item: Any) -> np.ndarray:
-        """The rows at an index, a slice, or an array of positions."""
+        """The rows at an index, a slice, a mask or positions; a tuple takes from further axes."""
+        if isinstance(item, tuple):
+            first, rest = item[:1], item[1:]
+            if first and isinstance(first[0], slice):
+                return self[first[0]][(slice(None), *rest)]
+            return np.asarray(self)[item]
         return self._rows[self._order[item]]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -99,8 +104,8 @@ def checked(dataset: Dataset) -> Dataset:
 
     Raises ValueError, in one line, for a missing, unknown or empty split, a dtype other than uint8,
     float32 and float64, splits that differ in event shape or dtype, a non-finite value, float
-    images outside [0, scale], labels or factors without a split or of another length, or a scale
-    that is not a positive number.
+    images outside [0, scale], labels or factors without a split, of another length or not (N,) and
+    (N, F), or a scale that is not a positive number.
     """
     name = dataset.name
     if not (math.isfinite(dataset.scale) and dataset.scale > 0):
@@ -123,16 +128,26 @@ def checked(dataset: Dataset) -> Dataset:
         if rows.dtype != train.dtype:
             dtypes = f"{train.dtype} in train and {rows.dtype} in {split}"
             raise ValueError(f"{name}: dtype is {dtypes}; it must be the same")
-    for kind in ("labels", "factors"):
-        _check_lengths(f"{name}: {kind}", getattr(dataset, kind), splits)
-    # The checks change no byte of what has a hash: that is stored as uint8 or float32.
-    return hashed(replace(dataset, splits=splits), dataset.sha256)
+    labels, factors = (
+        {split: np.asarray(column) for split, column in columns.items()}
+        for columns in (dataset.labels, dataset.factors)
+    )
+    _check_columns(f"{name}: labels", labels, splits, ndim=1)
+    _check_columns(f"{name}: factors", factors, splits, ndim=2)
+    result = replace(dataset, splits=splits, labels=labels, factors=factors)
+    is_same = all(rows is dataset.splits[split] for split, rows in splits.items())
+    return hashed(result, dataset.sha256 if is_same else "")
 
 
-def _check_lengths(where: str, columns: Mapping[str, np.ndarray], splits: Mapping) -> None:
+def _check_columns(
+    where: str, columns: Mapping[str, np.ndarray], splits: Mapping[str, Rows], ndim: int
+) -> None:
     for split, column in columns.items():
         if split not in splits:
             raise ValueError(f"{where} are given for an unknown split {split!r}")
+        if column.ndim != ndim:
+            allowed = "(N,)" if ndim == 1 else "(N, F)"
+            raise ValueError(f"{where} in {split} have shape {column.shape}; it must be {allowed}")
         if len(column) != len(splits[split]):
             lengths = f"{len(column)} in {split} for {len(splits[split])} examples"
             raise ValueError(f"{where}: {lengths}; there must be one per example")
@@ -140,6 +155,8 @@ def _check_lengths(where: str, columns: Mapping[str, np.ndarray], splits: Mappin
 
 def _as_stored(where: str, rows: Rows, scale: float) -> Rows:
     """The rows of one split, checked.  (N, *X) -> (N, *X) uint8 or float32."""
+    if not isinstance(rows, Part):
+        rows = rows if isinstance(rows, np.ndarray) else np.asarray(rows)
     if rows.dtype not in (np.uint8, np.float32, np.float64):
         raise ValueError(f"{where} has dtype {rows.dtype}; it must be uint8, float32 or float64")
     if rows.ndim < 2:
@@ -152,14 +169,20 @@ def _as_stored(where: str, rows: Rows, scale: float) -> Rows:
         return rows  # a Part is a division of rows that were checked
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused below
         rows = rows.astype(np.float32, copy=False)
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))
+    _check_floats(where, rows, scale)
+    return rows
+
+
+def _check_floats(where: str, rows: np.ndarray, scale: float) -> None:
+    axes = tuple(range(1, rows.ndim))
+    is_finite = np.concatenate([np.isfinite(piece).all(axis=axes) for piece in pieces(rows)])
+    bad = np.flatnonzero(~is_finite)
     if len(bad):
         count = f"{len(bad)} of {len(rows)} rows do"
         raise ValueError(f"{where} row {bad[0]} holds a non-finite value ({count})")
-    if rows.ndim == 4 and (rows.min() < 0 or rows.max() > scale):
-        found = f"[{rows.min():.4g}, {rows.max():.4g}]"
+    low, high = extremes(rows) if rows.ndim == 4 else (0.0, 0.0)
+    if low < 0 or high > scale:
         raise ValueError(
-            f"{where} holds float images in {found}; they must lie in [0, {scale:g}], the scale "
-            "(or be uint8 with scale 255)"
+            f"{where} holds float images in [{low:.4g}, {high:.4g}]; they must lie in "
+            f"[0, {scale:g}], the scale (or be uint8 with scale 255)"
         )
-    return rows

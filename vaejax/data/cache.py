@@ -7,28 +7,29 @@ synchronized and renamed as the last act: a folder under its final name is whole
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
-import hashlib
+import glob
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
 
-from vaejax.data.arrays import SPLITS, Blocks, Dataset, Part, default_scale, hashed, pieces
-from vaejax.data.splits import canonical_order, content_sha256, order_keys
+from vaejax.data.arrays import SPLITS, Blocks, Dataset, default_scale, hashed
+from vaejax.data.columns import Progress, write_split
+from vaejax.data.splits import content_sha256
 
 try:
     import fcntl
 except ImportError:  # not on Windows: there the rename alone decides between two writers
     fcntl = None
 
-Progress = Callable[[int], None]  # is told how many examples are done
 _KINDS = ("x", "labels", "factors")
 _VERSION = 1
 
@@ -43,17 +44,17 @@ def cache_folder() -> Path:
 def cached(key: str) -> Dataset | None:
     """The entry, its arrays mapped from their files; None when there is none.
 
-    Raises ValueError when files of the entry are missing or were cut.
+    Raises ValueError, in one line, when files of the entry are missing, were cut or are others.
     """
     folder = cache_folder() / key
     if not folder.is_dir():
         return None
     try:
         return _opened(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a damaged header raises whatever Python's own parser does
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"{folder} is damaged ({str(error) or type(error).__name__}); remove it, and the data "
-            "will be prepared again"
+            f"{folder} is damaged ({reason}); remove it, and the data will be prepared again"
         ) from error
 
 
@@ -69,10 +70,12 @@ def _opened(folder: Path) -> Dataset:
     arrays: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in _KINDS}
     for name, facts in described["arrays"].items():
         split, kind = name.split(".")
-        mapped = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        mapped = np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")
         if [list(mapped.shape), str(mapped.dtype)] != [facts["shape"], facts["dtype"]]:
             raise ValueError(f"{name}.npy is not the array that the manifest describes")
         arrays[kind][split] = mapped if kind == "x" else np.asarray(mapped)
+    if _content(described["arrays"], described["scale"]) != described["sha256"]:
+        raise ValueError("its manifest was changed")
     dataset = Dataset(
         name=described["name"],
         splits={split: arrays["x"][split] for split in SPLITS if split in arrays["x"]},
@@ -82,6 +85,11 @@ def _opened(folder: Path) -> Dataset:
         note=described["note"],
     )
     return hashed(dataset, described["sha256"])
+
+
+def _content(arrays: Mapping[str, Any], scale: float) -> str:
+    facts = {split: arrays[f"{split}.x"] for split in SPLITS if f"{split}.x" in arrays}
+    return content_sha256(facts, scale)
 
 
 def write(
@@ -100,27 +108,27 @@ def write(
     A scale of 0 stands for `default_scale`; a `note` that is a function is asked when all is read.
     `canonical` brings every split into its canonical order.
     An entry that another process wrote meanwhile wins.  Whatever fails, nothing stays behind but a
-    hidden folder after a kill, which the next writer removes.  Raises ValueError when a split has
-    no example, or not as many as `sizes` says; OSError when the disk is full.
+    hidden folder after a kill, which the next writer removes.  Raises ValueError, in one line, for
+    other splits than `sizes` has, a split without examples or with another number of them, and
+    blocks that do not fit together; OSError when the disk is full.
     """
+    _check_splits(name, splits, sizes)
     folder = cache_folder() / key
-    partial = folder.with_name(f".{key}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    # Not a process id: containers that share a folder have the same ones.
+    partial = folder.with_name(f".{key}.{secrets.token_hex(8)}.partial")
     partial.mkdir(parents=True)
     try:
         arrays, done = {}, 0
         for split, blocks in splits.items():
             told = functools.partial(_told, progress, done)
-            described = _write_split(partial, split, blocks, canonical, told)
+            described = write_split(partial / split, name, blocks, canonical, told)
             count = described[f"{split}.x"]["shape"][0]
             if sizes is not None and count != sizes[split]:
                 raise ValueError(f"{name}: {split} has {count} examples, not {sizes[split]}")
             arrays, done = arrays | described, done + count
         scale = scale or default_scale(arrays["train.x"]["dtype"])
         _write_manifest(partial, name, arrays, scale, note if isinstance(note, str) else note())
-        with contextlib.suppress(OSError):  # another writer was first
-            partial.rename(folder)
-            _synchronize(folder.parent)
+        _move(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     entry = cached(key)
@@ -128,107 +136,37 @@ def write(
     return entry
 
 
+def _check_splits(name: str, splits: Mapping[str, Any], sizes: Mapping[str, int] | None) -> None:
+    if "train" not in splits or not set(splits) <= set(SPLITS):
+        allowed = f"'train', and perhaps others of {', '.join(SPLITS)}"
+        raise ValueError(f"{name}: splits are {sorted(splits)}; they must be {allowed}")
+    if sizes is not None and set(sizes) != set(splits):
+        raise ValueError(f"{name}: splits are {sorted(splits)}; they must be {sorted(sizes)}")
+
+
+def _move(partial: Path, folder: Path) -> None:
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another writer was first
+            raise
+    with contextlib.suppress(OSError):  # the entry is whole, and there until the power fails
+        _synchronize(folder.parent)
+
+
 def _told(progress: Progress, before: int, count: int) -> None:
     progress(before + count)
-
-
-def _write_split(
-    folder: Path, split: str, blocks: Blocks, canonical: bool, progress: Progress
-) -> dict[str, Any]:
-    files: dict[str, _ArrayFile] = {}
-    keys = []
-    with contextlib.ExitStack() as stack:
-        for columns in blocks:
-            if canonical:
-                keys.append(order_keys(columns))
-            for kind, rows in columns.items():
-                if kind not in files:
-                    path = folder / f"{split}.{kind}.npy"
-                    files[kind] = stack.enter_context(_ArrayFile(path, rows))
-                files[kind].append(rows)
-            progress(files["x"].count)
-        if not files or not files["x"].count:
-            raise ValueError(f"the {split} split has no example")
-    if keys:
-        order = canonical_order(np.concatenate(keys))
-        if (order != np.arange(len(order))).any():
-            files = {kind: _reordered(file, order) for kind, file in files.items()}
-    return {f"{split}.{kind}": file.described() for kind, file in files.items()}
-
-
-def _reordered(file: _ArrayFile, order: np.ndarray) -> _ArrayFile:
-    rows = Part(np.load(file.path, mmap_mode="r", allow_pickle=False), order)
-    with _ArrayFile(file.path.with_suffix(".ordered"), rows[:0]) as ordered:
-        for piece in pieces(rows):
-            ordered.append(piece)
-    ordered.path = ordered.path.replace(file.path)
-    return ordered
-
-
-class _ArrayFile:
-    """A .npy file that grows by rows.
-
-    Plain writes: a mapped file that outgrows the disk would kill the process instead of raising.
-    """
-
-    def __init__(self, path: Path, like: np.ndarray):
-        self.path, self.count = path, 0
-        self._shape, self._dtype = like.shape[1:], like.dtype
-        self._digest = hashlib.sha256()
-        self._file: IO[bytes] = path.open("wb")
-        self._write_header()
-
-    def _write_header(self) -> None:
-        # numpy pads the header for a growing first axis, so that its length does not change.
-        described = {"descr": self._dtype.str, "fortran_order": False}
-        shape = (self.count, *self._shape)
-        np.lib.format.write_array_header_1_0(self._file, {**described, "shape": shape})
-
-    def append(self, rows: np.ndarray) -> None:
-        """rows: (n, *X) of the shape and dtype of the first."""
-        if (rows.shape[1:], rows.dtype) != (self._shape, self._dtype):
-            found = f"{rows.shape[1:]} {rows.dtype}"
-            raise ValueError(f"an example is {found}, the first {self._shape} {self._dtype}")
-        data = np.ascontiguousarray(rows).data
-        self._digest.update(data)
-        self._file.write(data)
-        self.count += len(rows)
-
-    def described(self) -> dict[str, Any]:
-        """For the manifest."""
-        shape = [self.count, *self._shape]
-        return {"shape": shape, "dtype": str(self._dtype), "sha256": self._digest.hexdigest()}
-
-    def __enter__(self) -> _ArrayFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                self._file.seek(0)
-                self._write_header()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-        finally:
-            with contextlib.suppress(OSError):  # what is buffered goes to a disk that is full
-                self._file.close()
 
 
 def _write_manifest(
     folder: Path, name: str, arrays: Mapping[str, Any], scale: float, note: str
 ) -> None:
-    rows = {split: arrays[f"{split}.x"] for split in SPLITS if f"{split}.x" in arrays}
     described = {
         "version": _VERSION,
         "name": name,
         "scale": scale,
         "note": note,
-        "sha256": content_sha256(rows, scale),
+        "sha256": _content(arrays, scale),
         "arrays": arrays,
     }
     with (folder / "manifest.json").open("w") as file:
@@ -239,9 +177,14 @@ def _write_manifest(
 
 
 def _synchronize(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # not every network file system synchronizes folders
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -253,7 +196,7 @@ def writing(key: str) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     with (root / f".{key}.lock").open("w") as file:
         if _locked(file, key):
-            for stale in root.glob(f".{key}.*.partial"):
+            for stale in root.glob(f".{glob.escape(key)}.{'[0-9a-f]' * 16}.partial"):
                 shutil.rmtree(stale, ignore_errors=True)
         yield
 
@@ -263,10 +206,11 @@ def _locked(file: IO[str], key: str) -> bool:
     if fcntl is None:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"data: waiting for another process that prepares {key}", file=sys.stderr)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"data: waiting for another process that prepares {key}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:
         return False
     return True

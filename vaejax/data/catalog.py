@@ -66,7 +66,7 @@ CATALOG = {
         label="label",
     ),
     "binarized_mnist": Facts(
-        about="MNIST binarized once and for all (Larochelle and Murray, 2011)",
+        about="MNIST binarized once (Larochelle and Murray, 2011); dynamic: observation=bernoulli",
         license="CC BY-SA 3.0",
         homepage="http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist",
         x_shape=(28, 28, 1),

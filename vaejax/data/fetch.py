@@ -6,6 +6,7 @@ TFRecord directory FOLDER into the cache.  The last line on stdout says why it f
 
 from __future__ import annotations
 
+import itertools
 import socket
 import sys
 import threading
@@ -17,8 +18,14 @@ from urllib.parse import urlsplit
 from vaejax.data import cache
 from vaejax.data.arrays import SPLITS, Blocks
 from vaejax.data.catalog import CATALOG
-from vaejax.data.prepared import Features, columns_of
-from vaejax.data.public import fitted
+from vaejax.data.prepared import (
+    Features,
+    columns_of,
+    decoders_of,
+    features_in,
+    starts_as_jpeg,
+)
+from vaejax.data.public import cache_key, described, fitted
 
 _SECONDS = 3.0  # until a host that does not answer counts as unreachable
 _CHUNK = 1_000
@@ -39,20 +46,21 @@ def _download(name: str, folder: Path) -> None:
     import tensorflow_datasets as tfds
 
     builder_class: Any = tfds.builder_cls(name)
-    hosts = {urlsplit(url).hostname for url in builder_class.url_infos}
-    if hosts and not any(_answers(host) for host in sorted(filter(None, hosts))):
-        raise ConnectionError(f"no answer from {', '.join(sorted(filter(None, hosts)))}")
+    urls = [urlsplit(url) for url in builder_class.url_infos]
+    hosts = {url.hostname: 80 if url.scheme == "http" else 443 for url in urls if url.hostname}
+    if hosts and not any(_answers(host, port) for host, port in hosts.items()):
+        raise ConnectionError(f"no answer from {', '.join(sorted(hosts))}")
     _hide_accelerators()
     builder = tfds.builder(name, data_dir=folder, file_format="array_record")
     builder.download_and_prepare(file_format="array_record")
 
 
-def _answers(host: str) -> bool:
+def _answers(host: str, port: int) -> bool:
     """Whether a host takes a connection; name resolution has time-outs of its own, far longer."""
     answers: list[bool] = []
 
     def connect() -> None:
-        with socket.create_connection((host, 443), timeout=_SECONDS):
+        with socket.create_connection((host, port), timeout=_SECONDS):
             answers.append(True)
 
     def quietly() -> None:
@@ -82,17 +90,20 @@ def _convert(name: str, folder: Path) -> None:
 
     facts = CATALOG[name]
     builder: Any = tfds.builder_from_directory(folder)
-    features = Features("image", facts.label, facts.factors)
+    wanted = Features("image", facts.label, facts.factors)
+    features = features_in(builder, folder, wanted, strict=False)
+    decoders = decoders_of(builder, features.x)
     crop = default_config().datasets[name].get("crop", 0)
+    counts: dict[str, int] = {}
+    are_jpeg: list[bool] = []
 
     def blocks(split: str) -> Blocks:
-        examples: list[Any] = []
-        for example in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)):
-            examples.append(example)
-            if len(examples) == _CHUNK:
-                yield columns_of(folder, examples, features)
-                examples = []
-        if examples:
+        rows = iter(
+            tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, decoders=decoders))
+        )
+        while examples := list(itertools.islice(rows, _CHUNK)):
+            are_jpeg.append(starts_as_jpeg(examples[0][features.x]))
+            counts[split] = counts.get(split, 0) + len(examples)
             yield columns_of(folder, examples, features)
 
     splits = {
@@ -100,8 +111,12 @@ def _convert(name: str, folder: Path) -> None:
         for split in SPLITS
         if split in builder.info.splits
     }
-    key = f"{name}-{crop}" if crop else name
-    note = f"the TFRecord directory {folder}"
+
+    def note() -> str:
+        jpeg = any(are_jpeg) and not facts.is_jpeg
+        return described(name, f"the TFRecord directory {folder}", jpeg, counts)
+
+    key = cache_key(name, crop)
     cache.write(key, name, splits, scale=facts.scale, note=note, canonical=True)
 
 

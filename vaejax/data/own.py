@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -21,21 +22,18 @@ from vaejax.data.prepared import (
 )
 from vaejax.data.public import kept
 
-_KINDS = {"x": "x", "labels": "labels", "factors": "factors"}
+_KINDS = ("x", "labels", "factors")
 
 
 def arrays(path: str, scale: float) -> Dataset:
     """A .npy file of (N, *X), or an .npz with `x`, or `x_train`, `x_validation`, `x_test`.
 
     `labels` (N,) and `factors` (N, F) are named likewise.  A scale of 0 stands for `default_scale`.
-    Raises ValueError for a file that is missing, holds objects, or lacks x.
+    Raises ValueError for a file that is missing, holds objects, lacks x, or holds something else,
+    and for labels or factors that are no integers.
     """
     file = _existing("arrays", path)
-    try:
-        loaded = np.load(file, mmap_mode="r", allow_pickle=False)
-        found = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise ValueError(f"{file} is no .npy or .npz file of plain arrays: {error}") from error
+    found = _loaded(file)
     columns = {kind: _by_split(file, kind, found) for kind in _KINDS}
     if not columns["x"]:
         raise ValueError(
@@ -51,10 +49,33 @@ def arrays(path: str, scale: float) -> Dataset:
         name=file.name,
         splits=columns["x"],
         scale=scale or default_scale(first.dtype),
-        labels=columns["labels"],
-        factors=columns["factors"],
+        labels=_integers(file, "labels", columns["labels"], 1),
+        factors=_integers(file, "factors", columns["factors"], 2),
         note=f"the file {file}",
     )
+
+
+def _loaded(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with file.open("rb") as opened:
+            if opened.read(2) == b"PK":
+                opened.seek(0)
+                return dict(np.load(opened, allow_pickle=False))
+        return {"x": np.load(file, mmap_mode="r", allow_pickle=False)}
+    except Exception as error:  # a damaged archive raises nearly every type
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{file} is no .npy or .npz file of plain arrays: {reason}") from error
+
+
+def _integers(
+    file: Path, kind: str, columns: Mapping[str, np.ndarray], ndim: int
+) -> dict[str, np.ndarray]:
+    for split, rows in columns.items():
+        if rows.ndim != ndim or rows.dtype.kind not in "iu":
+            given = f"{kind} of {split} are {rows.dtype} of shape {rows.shape}"
+            wanted = ("(N,)", "(N, F)")[ndim - 1]
+            raise ValueError(f"{file}: {given}; they must be integers of shape {wanted}")
+    return {split: rows.astype(np.int64) for split, rows in columns.items()}
 
 
 def _names(kind: str) -> dict[str, str]:
@@ -79,10 +100,7 @@ def image_folder(path: str, size: int, crop: bool, channels: int, skip_unreadabl
     """
     folder = _existing("image_folder", path)
     options = {"size": size, "crop": crop, "channels": channels, "skip_unreadable": skip_unreadable}
-    listed = [
-        [str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns]
-        for file in image_files(folder)
-    ]
+    listed = [[str(file), *_stamp(folder / file)] for file in image_files(folder)]
     content = json.dumps([str(folder.resolve()), options, listed])
     key = f"image_folder-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
@@ -90,7 +108,14 @@ def image_folder(path: str, size: int, crop: bool, channels: int, skip_unreadabl
         splits, skipped = image_splits(folder, **options)
         return splits, lambda: f"the folder {folder}" + _skipped(skipped)
 
-    return kept(key, folder.name, recipe, 255.0)
+    return kept(key, folder.resolve().name, recipe, 255.0)
+
+
+def _stamp(file: Path) -> list[int]:
+    """What changes with the file; a broken link has none, and is unreadable later."""
+    with contextlib.suppress(OSError):
+        return [file.stat().st_size, file.stat().st_mtime_ns]
+    return []
 
 
 def _skipped(names: list[str]) -> str:
@@ -119,7 +144,7 @@ def tfds(name: str, data_dir: str, x: str, label: str, scale: float) -> Dataset:
         return prepared_splits(folder, Features(x, label)), f"the prepared directory {folder}"
 
     content = json.dumps([fingerprint(folder), x, label, scale])
-    key = f"tfds-{name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    key = f"tfds-{name.replace('/', '-')}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     return kept(key, name, recipe, scale)
 
 

@@ -13,7 +13,13 @@ from vaejax.config import default_config, unknown
 from vaejax.data import cache
 from vaejax.data.arrays import SPLITS, Dataset
 from vaejax.data.catalog import CATALOG, EMBEDDED
-from vaejax.data.prepared import is_array_record, prepared_versions, tfds_folder
+from vaejax.data.prepared import (
+    file_formats,
+    is_array_record,
+    is_jpeg,
+    prepared_versions,
+    tfds_folder,
+)
 from vaejax.data.public import Recipe, cache_key, directory, prepared_folder
 from vaejax.data.raw import raw_splits
 from vaejax.data.sources import SOURCES
@@ -63,11 +69,19 @@ def _embedded(name: str) -> Dataset:
 def _state(name: str) -> str:
     if name in EMBEDDED:
         return "embedded"
-    if (cache.cache_folder() / _key(name)).is_dir():
-        return "cached" + (" (inexact)" if "INEXACT" in _entry(name).note else "")
-    if prepared_folder(name) is not None:
-        return "prepared"
-    return "absent"
+    try:
+        if (cache.cache_folder() / _key(name)).is_dir():
+            return "cached" + (" (INEXACT)" if "INEXACT" in _entry(name).note else "")
+        folder = prepared_folder(name)
+        if folder is not None:
+            return "prepared" + (" (INEXACT)" if _is_lossy(name, folder) else "")
+        return "prepared as TFRecord" if prepared_versions(name) else "absent"
+    except ValueError:  # `vaejax data info` says why
+        return "damaged"
+
+
+def _is_lossy(name: str, folder: Path) -> bool:
+    return not CATALOG[name].is_jpeg and is_jpeg(folder)
 
 
 def _key(name: str) -> str:
@@ -115,10 +129,16 @@ def _where(name: str) -> dict[str, str]:
     folder = cache.cache_folder() / _key(name)
     if not folder.is_dir():
         return {"cached": f"no ({folder})", "where": _absent(name)}
-    entry, described = _entry(name), cache.manifest(_key(name))
-    for split, rows in entry.splits.items():
-        if rows_sha256(rows) != described["arrays"][f"{split}.x"]["sha256"]:
-            raise ValueError(f"{folder} is damaged: {split}.x.npy has changed; remove the folder")
+    entry, described = _entry(name), cache.manifest(_key(name))["arrays"]
+    for kind, columns in (
+        ("x", entry.splits),
+        ("labels", entry.labels),
+        ("factors", entry.factors),
+    ):
+        for split, rows in columns.items():
+            file = f"{split}.{kind}"
+            if rows_sha256(rows) != described[file]["sha256"]:
+                raise ValueError(f"{folder} is damaged: {file}.npy has changed; remove the folder")
     size = sum(file.stat().st_size for file in folder.iterdir())
     return {
         "cached": f"{folder}, {size / 1e6:,.1f} MB",
@@ -130,7 +150,11 @@ def _where(name: str) -> dict[str, str]:
 def _absent(name: str) -> str:
     folder = prepared_folder(name)
     if folder is not None:
-        return f"prepared in {folder}; cached when it is first used"
+        lossy = " INEXACT: its images are JPEG;" if _is_lossy(name, folder) else ""
+        return f"prepared in {folder};{lossy} cached when it is first used"
+    for other in prepared_versions(name):
+        formats = ", ".join(file_formats(other))
+        return f"prepared as {formats} in {other}; `vaejax data prepare {name}` converts it"
     files = CATALOG[name].wanted()
     return f"absent: `vaejax data prepare {name}` with --from FOLDER (of {files}) or --download"
 
@@ -162,6 +186,7 @@ def prepare(
 
 def _prepared(name: str, key: str, source: Path | None, download: bool, verify: bool) -> Dataset:
     crop = _crop(name)
+    source = source and source.expanduser()
     if source is not None and not (source / "dataset_info.json").is_file():
         splits, note = raw_splits(name, source, verify=verify, **({"crop": crop} if crop else {}))
         return _written(name, key, lambda: (splits, note), CATALOG[name].sizes)
@@ -209,7 +234,11 @@ def _in_child(task: str, name: str, folder: str) -> None:
         )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-m", "vaejax.data.fetch", task, name, folder]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    # What TensorFlow says is worth nothing, the progress of a download is.
+    chatter = None if task == "download" else subprocess.DEVNULL
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=chatter, text=True
+    )
     if done.returncode:
         reason = done.stdout.strip().splitlines() or [f"exit status {done.returncode}"]
         raise ValueError(f"could not {task} {name}: {reason[-1]}")

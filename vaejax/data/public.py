@@ -83,15 +83,37 @@ def prepared_folder(name: str) -> Path | None:
     return next(filter(is_array_record, prepared_versions(name)), None)
 
 
-def directory(name: str, folder: Path, crop: int = 0) -> tuple[dict[str, Blocks], str]:
-    """The splits of a prepared directory, and what is to be known of them."""
+def directory(
+    name: str, folder: Path, crop: int = 0
+) -> tuple[dict[str, Blocks], Callable[[], str]]:
+    """The splits of a prepared directory, and what is to be known of them when all is read."""
     facts = CATALOG[name]
     splits = prepared_splits(folder, Features("image", facts.label, facts.factors), strict=False)
-    splits = {split: fitted(name, folder, blocks, crop) for split, blocks in splits.items()}
-    note = f"the prepared directory {folder}"
-    if not facts.is_jpeg and is_jpeg(folder):
-        note += "; INEXACT: its images are JPEG, not the pixels as published"
-    return splits, note
+    counts: dict[str, int] = {}
+    splits = {
+        split: fitted(name, folder, _counted(blocks, split, counts), crop)
+        for split, blocks in splits.items()
+    }
+    jpeg = not facts.is_jpeg and is_jpeg(folder)
+    return splits, lambda: described(name, f"the prepared directory {folder}", jpeg, counts)
+
+
+def _counted(blocks: Blocks, split: str, counts: dict[str, int]) -> Blocks:
+    for columns in blocks:
+        counts[split] = counts.get(split, 0) + len(columns["x"])
+        yield columns
+
+
+def described(name: str, source: str, jpeg: bool, counts: Mapping[str, int]) -> str:
+    """The note of a data set that does not come from the files as published."""
+    reasons = ["its images are JPEG, not the pixels as published"] if jpeg else []
+    if counts != CATALOG[name].sizes:
+        given, published = (
+            ", ".join(f"{size:,} {split}" for split, size in sizes.items())
+            for sizes in (counts, CATALOG[name].sizes)
+        )
+        reasons.append(f"it has {given} examples, not {published}")
+    return f"{source}; INEXACT: {' and '.join(reasons)}" if reasons else source
 
 
 def fitted(name: str, folder: Path, blocks: Blocks, crop: int) -> Blocks:

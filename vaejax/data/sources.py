@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 from vaejax.config import build
 from vaejax.data import own
 from vaejax.data.arrays import Dataset, checked, extremes
+from vaejax.data.augmentations import AUGMENTATIONS
 from vaejax.data.public import public
 from vaejax.data.shapes import shapes64
 from vaejax.data.splits import divided, with_hash
 from vaejax.data.synthetic import stand_in, swiss_roll, two_moons
 from vaejax.data.transforms import (
-    AUGMENTATIONS,
     CORRUPTIONS,
     OBSERVATIONS,
     Observation,

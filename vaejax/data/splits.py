@@ -63,7 +63,7 @@ def order_keys(columns: Columns) -> np.ndarray:
     """
     if "factors" in columns:
         return columns["factors"]
-    labels = columns.get("labels", np.zeros(len(columns["x"]), np.int64))
+    labels = columns.get("labels", np.zeros(len(columns["x"]))).astype(np.int64)
     digests = [
         hashlib.sha256(row.tobytes() + label.tobytes()).digest()
         for row, label in zip(columns["x"], labels, strict=True)

@@ -12,10 +12,10 @@ def two_moons(num_train: int, num_test: int, noise: float, seed: int) -> Dataset
 
     Angles are evenly spaced as in scikit-learn's make_moons; noise is the standard deviation of the
     normal noise on both coordinates.  -> (num_train, 2) and (num_test, 2) float32, shuffled, from
-    independent streams.  Raises ValueError for a size below 1 or a negative noise.
+    independent streams.  Raises ValueError for a size below 1, a negative noise or seed.
     """
     sizes = _sizes("two_moons", num_train, num_test)
-    _check_noise("two_moons", noise)
+    _check_draw("two_moons", noise, seed)
     moons = {
         split: _moons(size, noise, _generator(seed, f"two_moons {split}"))
         for split, size in sizes.items()
@@ -46,10 +46,10 @@ def swiss_roll(num_train: int, num_test: int, noise: float, seed: int) -> Datase
     Of radius t between 1.5 pi and 4.5 pi and of height 21, as scikit-learn's make_swiss_roll; t and
     the height are uniform, noise is the standard deviation of normal noise before the scale of 10.
     -> (num_train, 3) and (num_test, 3) float32 from independent streams; factors are t and height
-    in 100 equal steps each.  Raises ValueError for a size below 1 or a negative noise.
+    in 100 equal steps each.  Raises ValueError for a size below 1, a negative noise or seed.
     """
     sizes = _sizes("swiss_roll", num_train, num_test)
-    _check_noise("swiss_roll", noise)
+    _check_draw("swiss_roll", noise, seed)
     points, labels, factors = {}, {}, {}
     for split, size in sizes.items():
         generator = _generator(seed, f"swiss_roll {split}")
@@ -102,9 +102,11 @@ def _sizes(name: str, num_train: int, num_test: int) -> dict[str, int]:
     return {"train": num_train, "test": num_test}
 
 
-def _check_noise(name: str, noise: float) -> None:
-    if noise < 0:
-        raise ValueError(f"{name}: noise is {noise}; it must be 0 or positive")
+def _check_draw(name: str, noise: float, seed: int) -> None:
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"{name}: noise is {noise}; it must be 0 or positive, and finite")
+    if seed < 0:
+        raise ValueError(f"{name}: seed is {seed}; it must be 0 or positive")
 
 
 def _generator(seed: int, stream: str) -> np.random.Generator:

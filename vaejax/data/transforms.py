@@ -16,15 +16,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.ndimage import map_coordinates
 
 from vaejax.data.arrays import normalized
 from vaejax.types import Array
 
 Stage = Callable[[Array, Array], Array]  # (one example (*X), its key ()) -> (*X)
-
-BRIGHTNESS, CONTRAST, SATURATION = range(3)
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 
 
 class Observation(NamedTuple):
@@ -58,7 +54,7 @@ def transform_of(
     is not a positive number.
     """
     scale, draw, is_random, *_ = observation
-    _require(0 < scale < math.inf, "scale", scale, "positive and finite")
+    require(0 < scale < math.inf, "scale", scale, "positive and finite")
 
     def evaluate(rows: Array, keys: Array) -> Array:
         draw_keys = _stage_keys(keys)[1] if is_random else keys
@@ -86,7 +82,8 @@ def _stage_keys(keys: Array) -> tuple[Array, ...]:
     return jax.vmap(lambda key: tuple(jax.random.split(key, 3)))(keys)
 
 
-def _require(is_allowed: bool, name: str, value: float, allowed: str) -> None:
+def require(is_allowed: bool, name: str, value: float, allowed: str) -> None:
+    """Raise ValueError for a hyper-parameter out of range."""
     if not is_allowed:
         raise ValueError(f"{name} is {value}; it must be {allowed}")
 
@@ -107,7 +104,7 @@ def bernoulli(scale: float) -> Observation:
 
 def threshold(scale: float, *, level: float = 0.5) -> Observation:
     """x = 1 where raw / scale > level, else 0.  Raises ValueError for a level not in [0, 1)."""
-    _require(0 <= level < 1, "level", level, "at least 0 and below 1")
+    require(0 <= level < 1, "level", level, "at least 0 and below 1")
 
     def draw(x: Array, key: Array) -> Array:
         return (x > level).astype(jnp.float32)
@@ -136,121 +133,9 @@ def none() -> None:
     """No stage, as `transform_of` takes it."""
 
 
-def published(
-    *,
-    probability: float = 0.5,
-    jitter: float = 0.5,
-    hue: float = 0.25,
-    degrees: float = 5.0,
-    translate: float = 0.1,
-    scale: float = 0.1,
-) -> Stage:
-    """Color jitter, then an affine map, each with `probability`: the code of arXiv 1911.10506.
-
-    As torchvision's ColorJitter(jitter, jitter, jitter, hue) in a random order, on intensities that
-    are not rounded to bytes, and RandomAffine(degrees, translate, 1 -+ scale) with nearest
-    neighbors.  x: (H, W, C) in [0, 1], C being 1 or 3; `hue` is in turns, `translate` in sides.
-    Raises ValueError for a hyper-parameter out of range, and when applied to another shape.
-    """
-    _require(0 <= probability <= 1, "probability", probability, "from 0 to 1")
-    _require(0 <= jitter <= 1, "jitter", jitter, "from 0 to 1")
-    _require(0 <= hue <= 0.5, "hue", hue, "from 0 to 0.5")
-    _require(0 <= degrees <= 180, "degrees", degrees, "from 0 to 180")
-    _require(0 <= translate <= 1, "translate", translate, "from 0 to 1")
-    _require(0 <= scale < 1, "scale", scale, "at least 0 and below 1")
-
-    def jittered(x: Array, key: Array) -> Array:
-        order_key, place_key, factor_key, hue_key = jax.random.split(key, 4)
-        order = jax.random.permutation(order_key, 3)
-        hue_place = jax.random.randint(place_key, (), 0, 4)
-        factors = jax.random.uniform(factor_key, (3,), minval=1 - jitter, maxval=1 + jitter)
-        shift = jax.random.uniform(hue_key, minval=-hue, maxval=hue)
-        return color_jitter(x, order, hue_place, factors, shift)
-
-    def moved(x: Array, key: Array) -> Array:
-        angle_key, shift_key, zoom_key = jax.random.split(key, 3)
-        angle = jax.random.uniform(angle_key, minval=-degrees, maxval=degrees) * (math.pi / 180)
-        shift = jax.random.uniform(shift_key, (2,), minval=-translate, maxval=translate)
-        shift = jnp.round(shift * jnp.array(x.shape[:2]))
-        zoom = jax.random.uniform(zoom_key, minval=1 - scale, maxval=1 + scale)
-        return affine(x, angle, shift, zoom)
-
-    def augmented(x: Array, key: Array) -> Array:
-        if x.ndim != 3 or x.shape[-1] not in (1, 3):
-            allowed = "(H, W, 1) or (H, W, 3)"
-            raise ValueError(f"an example to augment has shape {x.shape}; it must be {allowed}")
-        for stage, stage_key in zip((jittered, moved), jax.random.split(key), strict=True):
-            coin_key, own_key = jax.random.split(stage_key)
-            happens = jax.random.bernoulli(coin_key, probability)
-            x = jnp.where(happens, stage(x, own_key), x)
-        return x
-
-    return augmented
-
-
-def color_jitter(
-    x: Array, order: Array, hue_place: Array | int, factors: Array, shift: Array | float
-) -> Array:
-    """Brightness, contrast and saturation in `order` (3,), hue before the blend at `hue_place`.
-
-    factors: (3,) indexed by BRIGHTNESS, CONTRAST and SATURATION; shift in turns of the color
-    circle.  x: (H, W, C) in [0, 1] -> (H, W, C) in [0, 1].
-    """
-    # The hue, dearer than a blend, is shifted once: each blend is written before and after it.
-    for place in range(3):
-        kind = order[place]
-        x = jnp.where(place < hue_place, blended(x, kind, factors[kind]), x)
-    x = shifted_hue(x, shift)
-    for place in range(3):
-        kind = order[place]
-        x = jnp.where(place >= hue_place, blended(x, kind, factors[kind]), x)
-    return x
-
-
-def blended(x: Array, kind: Array | int, factor: Array | float) -> Array:
-    """factor * x + (1 - factor) * y, clipped; y is black, the mean gray, or x in shades of gray.
-
-    kind: BRIGHTNESS, CONTRAST or SATURATION, as torchvision defines them.  x: (H, W, C).
-    """
-    # A sum of products, not a matrix product: accelerators round those to fewer bits.
-    gray = x if x.shape[-1] == 1 else (x * jnp.array(LUMINANCE)).sum(axis=-1, keepdims=True)
-    other = jnp.where(kind == CONTRAST, gray.mean(), gray)
-    other = jnp.where(kind == BRIGHTNESS, 0.0, other)
-    return jnp.clip(factor * x + (1 - factor) * other, 0, 1)
-
-
-def shifted_hue(x: Array, shift: Array | float) -> Array:
-    """The hue of all pixels moved by `shift` turns.  x: (H, W, C) in [0, 1]; C = 1 has no hue."""
-    if x.shape[-1] == 1:
-        return x
-    import dm_pix  # only where used
-
-    return jnp.clip(dm_pix.adjust_hue(x, shift), 0, 1)
-
-
-def affine(
-    x: Array, angle: Array | float, shift: Array | tuple[int, int], zoom: Array | float
-) -> Array:
-    """x rotated and enlarged about its center, then moved; zero outside, nearest neighbors.
-
-    angle: radians, clockwise; shift: (2,) pixels down and right.  x: (H, W, C) -> (H, W, C).
-    """
-    height, width, _ = x.shape
-    middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
-    down = jnp.arange(height)[:, None] - middle_row - shift[0]
-    right = jnp.arange(width) - middle_column - shift[1]
-    cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
-    sources = [cos * down - sin * right + middle_row, sin * down + cos * right + middle_column]
-
-    def pulled(channel: Array) -> Array:
-        return map_coordinates(channel, sources, order=0, mode="constant", cval=0.0)
-
-    return jax.vmap(pulled, in_axes=-1, out_axes=-1)(x)
-
-
 def gaussian(*, scale: float = 0.1) -> Stage:
     """x + scale * noise, not clipped.  Raises ValueError for a negative or infinite scale."""
-    _require(0 <= scale < math.inf, "scale", scale, "at least 0 and finite")
+    require(0 <= scale < math.inf, "scale", scale, "at least 0 and finite")
     return lambda x, key: x + scale * jax.random.normal(key, x.shape)
 
 
@@ -259,7 +144,7 @@ def masking(*, fraction: float = 0.25) -> Stage:
 
     Raises ValueError for a fraction not in [0, 1].
     """
-    _require(0 <= fraction <= 1, "fraction", fraction, "from 0 to 1")
+    require(0 <= fraction <= 1, "fraction", fraction, "from 0 to 1")
     return lambda x, key: jnp.where(jax.random.bernoulli(key, fraction, x.shape), 0.0, x)
 
 
@@ -268,7 +153,7 @@ def salt_and_pepper(*, fraction: float = 0.25) -> Stage:
 
     Raises ValueError for a fraction not in [0, 1].
     """
-    _require(0 <= fraction <= 1, "fraction", fraction, "from 0 to 1")
+    require(0 <= fraction <= 1, "fraction", fraction, "from 0 to 1")
 
     def corrupted(x: Array, key: Array) -> Array:
         u = jax.random.uniform(key, x.shape)
@@ -283,7 +168,6 @@ OBSERVATIONS: dict[str, Callable[..., Observation]] = {
     "threshold": threshold,
     "dequantized": dequantized,
 }
-AUGMENTATIONS: dict[str, Callable[..., Stage | None]] = {"none": none, "published": published}
 CORRUPTIONS: dict[str, Callable[..., Stage | None]] = {
     "none": none,
     "gaussian": gaussian,

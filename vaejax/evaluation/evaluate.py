@@ -41,9 +41,7 @@ def evaluate(
     """Evaluate the run in `workdir` and write `evaluation.json` there.  -> what it holds.
 
     For a split other than "test" the file is `evaluation_<split>.json`; for data other than those
-    of the run, which `other_data` must allow, it ends in their hash.
-
-    Exact means over `split` of ELBO, reconstruction, KL; every weighted cost; the
+    of the run, which `other_data` must allow, it ends in their hash.  Exact means over `split` of ELBO, reconstruction, KL; every weighted cost; the
     importance-weighted bound with `importance_samples` draws (0 leaves it out).  Raises ValueError
     for an unknown split, or data other than those of the run.
     """
@@ -62,16 +60,10 @@ def evaluate(
     metrics = {name: _mean(values, protocol) for name, values in terms.items()}
     metrics |= _costs(model, config, dataset, transform, state, split)
     if importance_samples and model.posterior.has_density:
+        given = {"num_samples": importance_samples, "transform": transform, "seed": seed}
         with ProgressReport("importance-weighted bound", 0, len(rows), quiet) as progress:
-            bound = importance_weighted_bound(
-                model,
-                state.variables(),
-                rows,
-                num_samples=importance_samples,
-                transform=transform,
-                seed=seed,
-                progress=progress.update,
-            )
+            given["progress"] = progress.update
+            bound = importance_weighted_bound(model, state.variables(), rows, **given)
         protocol = f"{where}; {importance_samples} draws of q(z|x) each; key = (seed {seed}, index)"
         metrics["importance_weighted_nll"] = _mean(-bound, protocol)
     result = {
@@ -83,11 +75,14 @@ def evaluate(
         **_provenance(config),
         "metrics": metrics,
     }
-    ending = "" if split == "test" else f"_{split}"
-    if dataset.sha256 != config.data_sha256:
-        ending += f"_{dataset.sha256[:8]}"
-    write_text(workdir / f"evaluation{ending}.json", json.dumps(result, indent=2) + "\n")
+    write_text(workdir / _name(split, dataset, config), json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _name(split: str, dataset: Dataset, config: ConfigDict) -> str:
+    which = "" if split == "test" else f"_{split}"
+    other = "" if dataset.sha256 == config.data_sha256 else f"_{dataset.sha256[:8]}"
+    return f"evaluation{which}{other}.json"
 
 
 def run_dataset(

@@ -41,8 +41,9 @@ def _run(evaluation: Mapping[str, Any], config: Any) -> list[str]:
     row = config.regularizers[config.regularizer]
     settings = ", ".join(f"{name.rstrip('_')} {value}" for name, value in row.items())
     method = f"{config.regularizer}{f' ({settings})' if settings else ''}, {config.prior} prior"
+    note = evaluation.get("data", {}).get("note", "")
     lines = [
-        f"data       {config.dataset}",
+        f"data       {config.dataset}{f' ({note})' if note else ''}",
         f"method     {method}",
         f"model      {config.latent_dim} latent dimensions, {config.posterior} posterior, "
         f"{config.encoder} encoder, {config.decoder} decoder, {config.likelihood} likelihood",

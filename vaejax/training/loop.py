@@ -72,16 +72,10 @@ def fit(
             checkpoints.reload()
         model, _ = _unmapped(config, card)
         run = _Run(config, workdir, dataset, transform, model, checkpoints, quiet)
-        train_step = make_train_step(
-            mapped_model,
-            objective.players,
-            transform=transform,
-            seed=config.seed,
-            ema_decay=config.ema_decay,
-            axis_name=AXIS,
-        )
+        settings = {"transform": transform, "seed": config.seed, "ema_decay": config.ema_decay}
+        step = make_train_step(mapped_model, objective.players, axis_name=AXIS, **settings)
         try:
-            state = run.train(train_step, state, devices, signals)
+            state = run.train(step, state, devices, signals)
         except NonFiniteError as error:
             good = f"checkpoint {max(saved_steps(workdir), default=None)} is the last good one"
             raise NonFiniteError(f"{error}; {good}") from error

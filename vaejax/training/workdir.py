@@ -31,6 +31,7 @@ def dataset_card(dataset: Dataset) -> dict[str, Any]:
         "scale": dataset.scale,
         "sha256": dataset.sha256,
         "splits": {split: {"num_examples": len(rows)} for split, rows in dataset.splits.items()},
+        "note": dataset.note,  # where they came from: another way may lead to the same data
     }
 
 
@@ -60,7 +61,8 @@ def check_same_run(workdir: Path, config: ConfigDict, card: dict[str, Any]) -> N
     config = config.copy_and_resolve_references()
     config.data_sha256 = ""  # the cards tell more than the hash
     check_same_config(workdir, config)
-    if (workdir / "dataset.json").exists() and saved_card(workdir) != card:
+    saved = saved_card(workdir) if (workdir / "dataset.json").exists() else card
+    if {**saved, "note": ""} != {**card, "note": ""}:
         raise ValueError(f"{workdir} holds a run on other data than this {card['name']!r}")
 
 
