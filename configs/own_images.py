@@ -1,7 +1,7 @@
-"""Your own images: arrays, a folder, or what TFDS prepared; beta-TC-dpVAE, 16-D latent.
+r"""Your own images: arrays, a folder, or what TFDS prepared; beta-TC-dpVAE, 16-D latent.
 
-    vaejax train --config configs/own_images.py --workdir runs/own \\
-        --config.dataset=image_folder --config.datasets.image_folder.path=pictures \\
+    vaejax train --config configs/own_images.py --workdir runs/own \
+        --config.dataset=image_folder --config.datasets.image_folder.path=pictures \
         --config.datasets.image_folder.size=64
 
 The default network halves the sides three times: any sides that are multiples of 8 fit.

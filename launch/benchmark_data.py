@@ -32,6 +32,7 @@ WAYS = ("resident", "streamed", "decoded")
 
 
 def main() -> None:
+    """Print the rates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/mnist.py")
     parser.add_argument("--rounds", type=int, default=7)
@@ -115,6 +116,7 @@ class Stepper:
 def report(
     what: str, config: Any, steppers: Any, feeds: Any, counts: dict[str, int], arguments: Any
 ) -> None:
+    """Rounds of every way in turn, and a line for each."""
     rates: dict[str, list[float]] = {way: [] for way in steppers}
     for stepper, feed in zip(steppers.values(), feeds.values(), strict=True):
         stepper.run(feed, 3)  # compiles, and fills what is read ahead

@@ -147,7 +147,7 @@ def test_without_a_cache_the_same_data_are_held_in_memory_and_one_warning_says_s
     def refused(*args, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    entry = kept("toy", "toy", recipe, 0, canonical)
+    entry = kept("toy", "toy", recipe, 0, canonical=canonical)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VAEJAX_CACHE", str(tmp_path / "file" / "below"))
     for attempt in ("below a file", "read-only"):

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from directories import random_images, write_idx, write_images
+from PIL import Image
 
 from vaejax.cli import main
 from vaejax.config import default_config
 from vaejax.data import cache, prepare
 from vaejax.data.catalog import CATALOG, EMBEDDED
-from vaejax.data.sources import dataset_from
+from vaejax.data.sources import SOURCES, dataset_from
 
 SIZES = {"train": 203, "test": 7}
 
@@ -139,6 +140,26 @@ def test_unknown_and_embedded_names(data):
             assert re.search(f"unknown data set '{given}'.*{nearest}.*one of .*shapes3d", error)
     for name in EMBEDDED:
         assert data("prepare", name) == (0, f"{name} is embedded; there is nothing to prepare\n")
+
+
+def test_a_crop_is_for_what_is_cropped_and_has_an_entry_of_its_own(root, data, monkeypatch):
+    sizes = {"train": 3, "test": 2}
+    monkeypatch.setitem(CATALOG, "celeb_a", CATALOG["celeb_a"]._replace(sizes=sizes))
+    images, _ = random_images(sizes, (218, 178, 3))
+    write_images(root / "celeb_a" / "2.1.0", images, {})
+    for crop, key in ((100, "celeb_a-100"), (None, "celeb_a-140")):
+        given = () if crop is None else ("--crop", crop)
+        assert data("prepare", "celeb_a", *given)[0] == 0
+        assert (cache.cache_folder() / key).is_dir()
+    entries = [SOURCES["celeb_a"](crop=crop) for crop in (100, 140)]
+    assert entries[0].x_shape == entries[1].x_shape == (64, 64, 3)
+    center = np.asarray(Image.fromarray(images["test"][0][59:159, 39:139]).resize((64, 64), 3))
+    assert any((row == center).all() for row in entries[0].splits["test"])
+    assert entries[0].sha256 != entries[1].sha256
+    for name, crop in (("mnist", 20), ("celeb_a", 0), ("digits", 3)):
+        status, line = data("prepare", name, "--crop", crop)
+        assert status == 2
+        assert f"crop is {crop}" in line
 
 
 def test_files_that_are_missing_or_damaged_are_named(raw, data, tmp_path, monkeypatch):

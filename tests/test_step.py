@@ -52,6 +52,7 @@ class Run:
 
     def __init__(self, config, players=None, axis_name=None):
         self.config, self.dataset = config, dataset_from(config)
+        self.transform = scaled(self.dataset.scale)
         x_shape, num_examples = self.dataset.x_shape, len(self.dataset.splits["train"])
         self.model, objective = make_method(config, x_shape, num_examples, axis_name)
         self.players = dict(objective.players)
@@ -59,9 +60,8 @@ class Run:
         self.step = self.step_of(self.model, used, axis_name)
 
     def step_of(self, model, players, axis_name=None):
-        fixed = {"seed": self.config.seed, "axis_name": axis_name}
-        transform, ema_decay = scaled(self.dataset.scale), self.config.ema_decay
-        return make_train_step(model, players, transform=transform, ema_decay=ema_decay, **fixed)
+        fixed = {"transform": self.transform, "seed": self.config.seed, "axis_name": axis_name}
+        return make_train_step(model, players, ema_decay=self.config.ema_decay, **fixed)
 
     def state(self, model=None):
         model, x_shape = model or self.model, self.dataset.x_shape
@@ -72,8 +72,7 @@ class Run:
 
     def batch(self, step=0):
         root = stream_key(self.config.seed, TRAIN)
-        transform = scaled(self.dataset.scale)
-        return make_batch(*self.rows(step), transform=transform, root=root, step=step)
+        return make_batch(*self.rows(step), transform=self.transform, root=root, step=step)
 
 
 @functools.cache
@@ -285,8 +284,8 @@ def test_one_step_moves_every_parameter_of_every_architecture(name):
     channels = 1 if name.startswith("mnist") else 3
     config = default_config().unlock()
     config.update(dataset="stand_in", encoder=name, decoder=name, regularizer="none", batch_size=4)
-    x_shape = (SIDES[name], SIDES[name], channels)
-    config.datasets.stand_in.update(x_shape=x_shape, num_train=8, num_test=8)
+    side = SIDES[name]
+    config.datasets.stand_in.update(x_shape=(side, side, channels), num_train=8, num_test=8)
     config.priors.decoupled.num_blocks = 2
     run = Run(config)
     state = run.state()

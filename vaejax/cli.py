@@ -113,6 +113,9 @@ def _data_commands(commands: Any) -> None:
     prepare.add_argument(
         "--from", dest="source", type=Path, metavar="PATH", help="raw files, or a TFDS directory"
     )
+    prepare.add_argument(
+        "--crop", type=int, metavar="PIXELS", help="of the center crop of celeb_a (default: 140)"
+    )
     prepare.add_argument("--download", action="store_true", help="by TFDS, in its own process")
     prepare.add_argument(
         "--unverified", action="store_true", help="accept files of another SHA-256 than published"
@@ -136,8 +139,14 @@ def _data_info(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def _data_prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from vaejax.data.prepare import prepare
 
-    given = arguments
-    print(prepare(given.name, given.source, download=given.download, verify=not given.unverified))
+    done = prepare(
+        arguments.name,
+        arguments.source,
+        crop=arguments.crop,
+        download=arguments.download,
+        verify=not arguments.unverified,
+    )
+    print(done)
     return 0
 
 

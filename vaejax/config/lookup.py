@@ -31,9 +31,7 @@ def validate(config: ConfigDict) -> None:
         raise unknown("placement", config.placement, PLACEMENTS)
     if config.splits.validation + config.splits.test >= 1:
         fractions = f"{config.splits.validation} and {config.splits.test}"
-        raise ValueError(
-            f"config.splits takes {fractions} of the data; their sum must be below 1"
-        )
+        raise ValueError(f"config.splits takes {fractions} of the data; their sum must be below 1")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"config.seed is {config.seed}; it must be in [0, 2**32)")
     if not 0.0 <= config.ema_decay < 1.0:

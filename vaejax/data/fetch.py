@@ -1,4 +1,4 @@
-"""What needs TensorFlow, in a process of its own: `python -m vaejax.data.fetch TASK NAME FOLDER`.
+"""What needs TensorFlow, a process of its own: `python -m vaejax.data.fetch TASK NAME FOLDER CROP`.
 
 `download` lets TFDS fetch a data set and prepare it in FOLDER as array_record; `convert` writes the
 TFRecord directory FOLDER into the cache.  The last line on stdout says why it failed.
@@ -33,16 +33,16 @@ _CHUNK = 1_000
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one task.  -> exit status."""
-    task, name, folder = sys.argv[1:] if argv is None else argv
+    task, name, folder, crop = sys.argv[1:] if argv is None else argv
     try:
-        {"download": _download, "convert": _convert}[task](name, Path(folder))
+        {"download": _download, "convert": _convert}[task](name, Path(folder), int(crop))
     except Exception as error:  # whatever a library raises becomes one line for the parent
         print(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
         return 1
     return 0
 
 
-def _download(name: str, folder: Path) -> None:
+def _download(name: str, folder: Path, crop: int) -> None:
     import tensorflow_datasets as tfds
 
     builder_class: Any = tfds.builder_cls(name)
@@ -82,26 +82,23 @@ def _hide_accelerators() -> None:
         tensorflow.config.set_visible_devices([], kind)
 
 
-def _convert(name: str, folder: Path) -> None:
+def _convert(name: str, folder: Path, crop: int) -> None:
     _hide_accelerators()
     import tensorflow_datasets as tfds
-
-    from vaejax.config import default_config
 
     facts = CATALOG[name]
     builder: Any = tfds.builder_from_directory(folder)
     wanted = Features("image", facts.label, facts.factors)
     features = features_in(builder, folder, wanted, strict=False)
     decoders = decoders_of(builder, features.x)
-    crop = default_config().datasets[name].get("crop", 0)
     counts: dict[str, int] = {}
     are_jpeg: list[bool] = []
 
     def blocks(split: str) -> Blocks:
-        rows = iter(
+        source = iter(
             tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, decoders=decoders))
         )
-        while examples := list(itertools.islice(rows, _CHUNK)):
+        while examples := list(itertools.islice(source, _CHUNK)):
             are_jpeg.append(starts_as_jpeg(examples[0][features.x]))
             counts[split] = counts.get(split, 0) + len(examples)
             yield columns_of(folder, examples, features)

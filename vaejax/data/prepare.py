@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vaejax.config import default_config, unknown
 from vaejax.data import cache
@@ -63,7 +64,12 @@ def _facts(name: str) -> tuple[tuple[int, ...], Mapping[str, int], str]:
 
 
 def _embedded(name: str) -> Dataset:
-    return SOURCES[name](**default_config().datasets[name].to_dict())
+    return SOURCES[name](**_row(name))
+
+
+def _row(name: str) -> dict[str, Any]:
+    rows: Any = default_config().datasets
+    return rows[name].to_dict()
 
 
 def _state(name: str) -> str:
@@ -89,7 +95,7 @@ def _key(name: str) -> str:
 
 
 def _crop(name: str) -> int:
-    return default_config().datasets[name].get("crop", 0)
+    return _row(name).get("crop", 0)
 
 
 def _entry(name: str) -> Dataset:
@@ -160,39 +166,47 @@ def _absent(name: str) -> str:
 
 
 def prepare(
-    name: str, source: Path | None = None, *, download: bool = False, verify: bool = True
+    name: str,
+    source: Path | None = None,
+    *,
+    crop: int | None = None,
+    download: bool = False,
+    verify: bool = True,
 ) -> str:
     """Put a data set into the cache, by the first way that there is; says which one it was.
 
     The ways: it is there; `source` (raw files, or a directory that TFDS prepared); a directory that
     TFDS prepared in its own place; with `download`, TFDS in a process of its own.  What is there is
-    never replaced.  `verify`: refuse raw files whose SHA-256 is not the published one.  Raises
-    ValueError, in one line, for an unknown name and when no way leads there.
+    never replaced.  `crop`: pixels of the center crop, instead of the config's default.  `verify`:
+    refuse raw files whose SHA-256 is not the published one.  Raises ValueError, in one line, for an
+    unknown name, a crop of what is not cropped, and when no way leads there.
     """
     _check_name(name)
+    if crop is not None and (crop < 1 or not _crop(name)):
+        given = f"crop is {crop}; it must be at least 1, and"
+        raise ValueError(f"{given} {name} is {'cropped' if _crop(name) else 'not cropped'}")
     if name in EMBEDDED:
         return f"{name} is embedded; there is nothing to prepare"
-    key = _key(name)
+    crop = _crop(name) if crop is None else crop
+    key = cache_key(name, crop)
+    folder = cache.cache_folder() / key
     with cache.writing(key):
         entry = cache.cached(key)
         if entry is not None:
-            folder = cache.cache_folder() / key
             return f"{name} is in the cache, made of {entry.note}; remove {folder} to make it again"
-        entry = _prepared(name, key, source, download, verify)
+        entry = _prepared(name, crop, source and source.expanduser(), download, verify)
     sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in entry.splits.items())
-    folder = cache.cache_folder() / key
     return f"{name}: {sizes}, from {entry.note}\ncached in {folder}, SHA-256 {entry.sha256}"
 
 
-def _prepared(name: str, key: str, source: Path | None, download: bool, verify: bool) -> Dataset:
-    crop = _crop(name)
-    source = source and source.expanduser()
+def _prepared(name: str, crop: int, source: Path | None, download: bool, verify: bool) -> Dataset:
+    key = cache_key(name, crop)
     if source is not None and not (source / "dataset_info.json").is_file():
         splits, note = raw_splits(name, source, verify=verify, **({"crop": crop} if crop else {}))
         return _written(name, key, lambda: (splits, note), CATALOG[name].sizes)
     folders = prepared_versions(name) if source is None else [source]
     if download and not folders:
-        _in_child("download", name, str(tfds_folder()))
+        _in_child("download", name, tfds_folder(), crop)
         folders = prepared_versions(name)
     readable = next(filter(is_array_record, folders), None)
     if readable is not None:
@@ -202,8 +216,10 @@ def _prepared(name: str, key: str, source: Path | None, download: bool, verify: 
             f"{name} is not prepared in {tfds_folder()}; give --from with a folder of "
             f"{CATALOG[name].wanted()}, or --download"
         )
-    _in_child("convert", name, str(folders[0]))
-    return _entry(name)
+    _in_child("convert", name, folders[0], crop)
+    entry = cache.cached(key)
+    assert entry is not None, key
+    return entry
 
 
 def _written(
@@ -225,15 +241,15 @@ def _written(
         )
 
 
-def _in_child(task: str, name: str, folder: str) -> None:
+def _in_child(task: str, name: str, folder: Path, crop: int) -> None:
     """Run `vaejax.data.fetch`, which may import TensorFlow; here it is never imported."""
     if importlib.util.find_spec("tensorflow") is None:
         raise ValueError(
             f"to {task} {name} needs TensorFlow, in a process of its own: install the `prepare` "
-            f"extra (pip install 'vaejax[prepare]'), or give --from with raw files"
+            "extra (bash launch/environment.sh prepare), or give --from with raw files"
         )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "vaejax.data.fetch", task, name, folder]
+    command = [sys.executable, "-m", "vaejax.data.fetch", task, name, str(folder), str(crop)]
     # What TensorFlow says is worth nothing, the progress of a download is.
     chatter = None if task == "download" else subprocess.DEVNULL
     done = subprocess.run(

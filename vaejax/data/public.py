@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from vaejax.data.prepared import (
     tfds_folder,
 )
 from vaejax.data.splits import canonical_order, order_keys
+from vaejax.progress import ProgressReport
 
 # Blocks of every split, and a note on where they come from (a function: asked when all is read).
 Recipe = Callable[[], tuple[Mapping[str, Blocks], str | Callable[[], str]]]
@@ -42,7 +44,10 @@ def public(name: str, crop: int = 0) -> Dataset:
     folder = prepared_folder(name)
     if folder is None:
         raise ValueError(absence(name, key))
-    return kept(key, name, lambda: directory(name, folder, crop), CATALOG[name].scale, True)
+    facts = CATALOG[name]
+    total = sum(facts.sizes.values())
+    recipe = partial(directory, name, folder, crop)
+    return kept(key, name, recipe, facts.scale, canonical=True, total=total)
 
 
 def cache_key(name: str, crop: int = 0) -> str:
@@ -50,19 +55,28 @@ def cache_key(name: str, crop: int = 0) -> str:
     return f"{name}-{crop}" if crop else name
 
 
-def kept(key: str, name: str, recipe: Recipe, scale: float, canonical: bool = False) -> Dataset:
-    """The entry of the cache, made by `recipe` unless it is there; without a cache, in memory."""
+def kept(
+    key: str, name: str, recipe: Recipe, scale: float, *, canonical: bool = False, total: int = 0
+) -> Dataset:
+    """The entry of the cache, made by `recipe` unless it is there; without a cache, in memory.
+
+    `total`: the number of examples, for the progress, where it is known.
+    """
+    entry = cache.cached(key)  # asked first: a cache that is there may be read-only
+    if entry is not None:
+        return entry
     try:
-        with cache.writing(key):
+        with cache.writing(key), ProgressReport(f"caching {name}", 0, total) as progress:
             entry = cache.cached(key)
             if entry is None:
                 splits, note = recipe()
-                entry = cache.write(key, name, splits, scale=scale, note=note, canonical=canonical)
+                given = {"scale": scale, "note": note, "canonical": canonical}
+                entry = cache.write(key, name, splits, progress=progress.update, **given)
         return entry
     except OSError as error:
         warnings.warn(f"{name} is not cached: {error}", stacklevel=2)
     splits, note = recipe()
-    arrays = {split: _joined(list(blocks), canonical) for split, blocks in splits.items()}
+    arrays = {split: _joined(name, split, blocks, canonical) for split, blocks in splits.items()}
     x, labels, factors = (
         {split: columns[kind] for split, columns in arrays.items() if kind in columns}
         for kind in ("x", "labels", "factors")
@@ -71,7 +85,10 @@ def kept(key: str, name: str, recipe: Recipe, scale: float, canonical: bool = Fa
     return Dataset(name, x, scale, labels, factors, note if isinstance(note, str) else note())
 
 
-def _joined(blocks: list[Columns], canonical: bool) -> Columns:
+def _joined(name: str, split: str, blocks: Iterable[Columns], canonical: bool) -> Columns:
+    blocks = list(blocks)
+    if not blocks:
+        raise ValueError(f"{name}: {split} has no example")
     order = slice(None)
     if canonical:
         order = canonical_order(np.concatenate([order_keys(columns) for columns in blocks]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -45,7 +46,8 @@ def dataset_from(config: ConfigDict, dataset: Dataset | None = None) -> Dataset:
             f"{hashed.name}: the data have the SHA-256 {hashed.sha256}, not that of "
             f"config.data_sha256, {config.data_sha256}"
         )
-    return divided(hashed, **config.splits.to_dict())
+    fractions: Any = config.splits
+    return divided(hashed, **fractions.to_dict())
 
 
 def make_transform(config: ConfigDict, dataset: Dataset, unit_interval: bool = False) -> Transform:

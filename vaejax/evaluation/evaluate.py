@@ -41,9 +41,10 @@ def evaluate(
     """Evaluate the run in `workdir` and write `evaluation.json` there.  -> what it holds.
 
     For a split other than "test" the file is `evaluation_<split>.json`; for data other than those
-    of the run, which `other_data` must allow, it ends in their hash.  Exact means over `split` of ELBO, reconstruction, KL; every weighted cost; the
-    importance-weighted bound with `importance_samples` draws (0 leaves it out).  Raises ValueError
-    for an unknown split, or data other than those of the run.
+    of the run, which `other_data` must allow, it ends in their hash.  Exact means over `split` of
+    ELBO, reconstruction and KL; every weighted cost; the importance-weighted bound with
+    `importance_samples` draws (0 leaves it out).  Raises ValueError for an unknown split, or data
+    other than those of the run.
     """
     workdir = Path(workdir)
     model, state, config = load(workdir, checkpoint)
