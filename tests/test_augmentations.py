@@ -125,7 +125,7 @@ def drawn_arguments(monkeypatch, name, shape, count=4000, **hyper):
         values = jnp.concatenate([jnp.ravel(jnp.asarray(a, x.dtype)) for a in arguments])
         return x.reshape(-1).at[: len(values)].set(values).reshape(x.shape)
 
-    monkeypatch.setattr(f"vaejax.data.transforms.{name}", recorded)
+    monkeypatch.setattr(f"vaejax.data.augmentations.{name}", recorded)
     stage = jax.jit(jax.vmap(published(probability=1.0, **hyper), in_axes=(None, 0)))
     return np.asarray(stage(jnp.zeros(shape), keys_of(count)), np.float64).reshape(count, -1)
 

@@ -148,11 +148,14 @@ def test_without_a_cache_the_same_data_are_held_in_memory_and_one_warning_says_s
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     entry = kept("toy", "toy", recipe, 0, canonical=canonical)
+    with monkeypatch.context() as patch:  # what is cached needs no writing
+        patch.setattr(cache, "writing", refused)
+        assert kept("toy", "toy", refused, 0).sha256 == entry.sha256
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VAEJAX_CACHE", str(tmp_path / "file" / "below"))
     for attempt in ("below a file", "read-only"):
         with pytest.warns(UserWarning, match="^toy is not cached: ") as warned:
-            held = kept("toy", "toy", recipe, 0, canonical)
+            held = kept("toy", "toy", recipe, 0, canonical=canonical)
         assert len(warned) == 1
         columns = {
             split: {"x": rows, "labels": held.labels[split], "factors": held.factors[split]}

@@ -168,10 +168,16 @@ def test_draws_belong_to_the_example_in_a_batch_and_in_a_split(choices):
         np.testing.assert_allclose(evaluated, rows / 255.0, rtol=2e-7)
 
 
-@pytest.mark.parametrize("choices", STAGES, ids=str)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"observation": "bernoulli", "corruption": "masking", "likelihood": "bernoulli"},
+        {"observation": "dequantized", "augmentation": "published"},
+    ],
+    ids=str,
+)
 def test_training_and_evaluation_run_with_every_stage(tmp_path, choices):
-    likelihood = {} if "augmentation" in choices else {"likelihood": "bernoulli"}
-    model, state, config = vaejax.fit(stand_in(**choices, **likelihood), tmp_path, quiet=True)
+    vaejax.fit(stand_in(**choices), tmp_path, quiet=True)
     from vaejax.evaluation.evaluate import evaluate
 
     first = evaluate(tmp_path, importance_samples=4)

@@ -95,7 +95,8 @@ def image_folder(path: str, size: int, crop: bool, channels: int, skip_unreadabl
 
     Subfolders train, validation and test are the splits; below them, or without them, subfolders
     are classes.  Images become `size` x `size` pixels (0: as they are, all alike), of the largest
-    centered square (`crop`) or squeezed, with 1 or 3 `channels`.  Raises ValueError, in one line,
+    centered square (`crop`) or squeezed, with 1 or 3 `channels`; names do not decide their order.
+    Raises ValueError, in one line,
     for what cannot be read, unless told to skip it.
     """
     folder = _existing("image_folder", path)
@@ -108,7 +109,7 @@ def image_folder(path: str, size: int, crop: bool, channels: int, skip_unreadabl
         splits, skipped = image_splits(folder, **options)
         return splits, lambda: f"the folder {folder}" + _skipped(skipped)
 
-    return kept(key, folder.resolve().name, recipe, 255.0)
+    return kept(key, folder.resolve().name, recipe, 255.0, canonical=True)
 
 
 def _stamp(file: Path) -> list[int]:

@@ -19,7 +19,8 @@ def divided(dataset: Dataset, *, validation: float, test: float, seed: int) -> D
     `validation` and `test` are fractions of the train split as given, rounded to at least one
     example; a fraction of 0, or a split that is there, takes nothing.  A function of the number of
     examples, the fractions and the seed; the splits are disjoint and cover the train split, each in
-    the order of the original.  Raises ValueError when nothing would be left to train on.
+    an order as random, so that neighbors are no more alike than others.  Raises ValueError when
+    nothing would be left to train on.
     """
     fractions = {"validation": validation, "test": test}
     train = dataset.splits["train"]
@@ -38,7 +39,7 @@ def divided(dataset: Dataset, *, validation: float, test: float, seed: int) -> D
     order = np.random.Generator(np.random.Philox([seed, len(train)])).permutation(len(train))
     orders, first = {}, 0
     for split, size in {"train": left, **wanted}.items():
-        orders[split] = np.sort(order[first : first + size])
+        orders[split] = order[first : first + size]
         first += size
 
     def of(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -50,10 +50,7 @@ def evaluate(
     model, state, config = load(workdir, checkpoint)
     dataset = run_dataset(workdir, config, dataset, other_data)
     transform = make_transform(config, dataset, model.likelihood.unit_interval)
-    if split not in dataset.splits:
-        raise unknown("split", split, dataset.splits)
-    if importance_samples < 0:
-        raise ValueError(f"importance samples are {importance_samples}; at least 0 (none)")
+    _check(dataset, split, importance_samples)
     rows, seed = dataset.splits[split], config.seed
     where = f"{split} split, all {len(rows)} examples"
     terms = make_split_terms(model, transform=transform, seed=seed)(state.variables(), rows)
@@ -78,6 +75,13 @@ def evaluate(
     }
     write_text(workdir / _name(split, dataset, config), json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _check(dataset: Dataset, split: str, importance_samples: int) -> None:
+    if split not in dataset.splits:
+        raise unknown("split", split, dataset.splits)
+    if importance_samples < 0:
+        raise ValueError(f"importance samples are {importance_samples}; at least 0 (none)")
 
 
 def _name(split: str, dataset: Dataset, config: ConfigDict) -> str:
