@@ -1,6 +1,7 @@
-"""CelebA from a prepared TFDS directory of 64x64 images; beta-TC-dpVAE, 64-D latent (our choice).
+"""CelebA, center 140 pixels resized to 64x64; beta-TC-dpVAE, 64-D latent (our choice).
 
-    TFDS_DATA_DIR=... vaejax train --config configs/celeba.py --workdir runs/celeba
+    vaejax data prepare celeb_a --from FOLDER
+    vaejax train --config configs/celeba.py --workdir runs/celeba
 
 Not trained on the real images yet, so there are no numbers to expect; `configs/tiny.py:celeba`
 takes its steps on a stand-in.

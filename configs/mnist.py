@@ -1,6 +1,7 @@
-"""MNIST from a prepared TFDS directory; beta-TC-dpVAE with the authors' network, 2-D latent.
+"""MNIST; beta-TC-dpVAE with the authors' network, 2-D latent.
 
-    TFDS_DATA_DIR=... vaejax train --config configs/mnist.py --workdir runs/mnist
+    vaejax data prepare mnist --from FOLDER
+    vaejax train --config configs/mnist.py --workdir runs/mnist
 
 The 100,000 steps of the paper were not run for this file: a step takes about 0.1 s on 2 cores.
 Seed 0 with --config.regularizer=beta_h reaches, after 1,200 steps, a KL of 5.1 nats in training.

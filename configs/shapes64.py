@@ -3,8 +3,8 @@
     vaejax train --config configs/shapes64.py --workdir runs/shapes64
 
 The pictures are cut at one half, so that the Bernoulli likelihood is one.  dSprites, once
-prepared, is the same with --config.dataset=dsprites.  A quarter hour on 2 busy cores.  Seed 0, after
-4,000 steps, on the held-out split: ELBO -118 nats, KL 10.9; both still improve.
+prepared, is the same with --config.dataset=dsprites.  A quarter hour on 2 busy cores.  Seed 0,
+after 4,000 steps, on the held-out split: ELBO -118 nats, KL 10.9; both still improve.
 """
 
 from ml_collections import ConfigDict

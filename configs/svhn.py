@@ -1,6 +1,7 @@
-"""SVHN (cropped) from a prepared TFDS directory; beta-TC-dpVAE, 32-D latent (our choice).
+"""SVHN (cropped); beta-TC-dpVAE, 32-D latent (our choice).
 
-    TFDS_DATA_DIR=... vaejax train --config configs/svhn.py --workdir runs/svhn
+    vaejax data prepare svhn_cropped --from FOLDER
+    vaejax train --config configs/svhn.py --workdir runs/svhn
 
 Not trained on the real images yet, so there are no numbers to expect; `configs/tiny.py:svhn` takes
 its steps on a stand-in.

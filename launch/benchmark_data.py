@@ -58,29 +58,29 @@ def feed_of(way: str, config: Any, dataset: Any, devices: Any) -> Iterator[tuple
     """What a mapped step takes, for ever."""
     if way != "decoded":
         given = {"seed": 0, "steps": range(10**6), "batch_size": config.batch_size}
-        return make_feed(dataset, devices, way == "resident", **given)
+        return make_feed(dataset, devices, way == "resident", (0,), **given)
     import tensorflow_datasets as tfds
 
     source = tfds.builder_from_directory(prepared_folder(str(config.dataset))).as_data_source(
         "train"
     )
 
-    def decoded(step: int, stream: int) -> np.ndarray:
-        indices = batch_indices(0, step, len(source), config.batch_size, stream)
+    def decoded(step: int) -> np.ndarray:
+        indices = batch_indices(0, step, len(source), config.batch_size)
         return np.stack([example["image"] for example in source.__getitems__(indices.tolist())])[
             None
         ]
 
-    return (tuple(decoded(step, stream) for stream in (0, 1)) for step in itertools.count())
+    return ((decoded(step),) for step in itertools.count())
 
 
 def delivery(way: str, devices: Any) -> Stepper:
     """Nothing but the rows, on the device and in use."""
 
-    def step(state: Any, rows: Any, pair_rows: Any) -> Any:
-        return state + rows.sum(dtype=np.int32) + pair_rows.sum(dtype=np.int32), {}
+    def step(state: Any, rows: Any) -> Any:
+        return state + rows.sum(dtype=np.int32), {}
 
-    return Stepper(mapped_step(step, devices, way == "resident"), np.zeros((), np.int32))
+    return Stepper(mapped_step(step, devices, way == "resident", (0,)), np.zeros((), np.int32))
 
 
 def training(way: str, config: Any, dataset: Any, devices: Any) -> Stepper:
@@ -95,7 +95,7 @@ def training(way: str, config: Any, dataset: Any, devices: Any) -> Stepper:
         axis_name=AXIS,
     )
     state = initial_state(model, objective.players, 0, dataset.x_shape)
-    return Stepper(mapped_step(step, devices, way == "resident"), replicated(state, devices))
+    return Stepper(mapped_step(step, devices, way == "resident", (0,)), replicated(state, devices))
 
 
 class Stepper:

@@ -11,7 +11,7 @@ from toy_entry import SIZES, assert_same, blocks_of, file_of, toy, write
 
 from vaejax.data import cache
 from vaejax.data.arrays import SPLITS, Dataset
-from vaejax.data.public import kept
+from vaejax.data.cache import kept
 from vaejax.data.splits import with_hash
 
 

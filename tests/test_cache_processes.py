@@ -19,7 +19,7 @@ from toy_entry import assert_same, blocks_of, toy
 
 from vaejax.data import cache, columns
 from vaejax.data.arrays import Dataset
-from vaejax.data.public import kept
+from vaejax.data.cache import kept
 
 TESTS = Path(__file__).parent
 

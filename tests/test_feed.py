@@ -38,16 +38,16 @@ def images(tmp_path_factory):
     return Dataset("mapped", {"train": np.load(path, mmap_mode="r")}, 255.0)
 
 
-def seen(dataset, resident, num_devices, steps, seed=3, batch_size=24):
-    """What the mapped step is given, step by step.  -> (num_steps, 2, batch_size, *X)."""
+def seen(dataset, resident, num_devices, steps, streams=(0, 1), seed=3, batch_size=24):
+    """What the mapped step is given, step by step.  -> (num_steps, streams, batch_size, *X)."""
 
-    def step(state, rows, pair_rows):
-        both = (jax.lax.all_gather(r, "data", tiled=True) for r in (rows, pair_rows))
-        return state + 1, tuple(both)
+    def step(state, *rows):
+        return state + 1, tuple(jax.lax.all_gather(r, "data", tiled=True) for r in rows)
 
     devices = jax.local_devices()[:num_devices]
-    mapped, state, batches = mapped_step(step, devices, resident), np.zeros(()), []
-    feed = make_feed(dataset, devices, resident, seed=seed, steps=steps, batch_size=batch_size)
+    mapped, state, batches = mapped_step(step, devices, resident, streams), np.zeros(()), []
+    given = {"seed": seed, "steps": steps, "batch_size": batch_size}
+    feed = make_feed(dataset, devices, resident, streams, **given)
     for arguments in feed:
         state, both = mapped(state, *arguments)
         batches.append([np.asarray(rows) for rows in both])
@@ -65,6 +65,8 @@ def test_both_placements_give_the_batches_of_the_order_over_epochs(images, num_d
     for resident in (True, False):
         found = seen(images, resident, num_devices, steps)
         np.testing.assert_array_equal(found, expected)
+        first = seen(images, resident, num_devices, steps, streams=(0,))
+        np.testing.assert_array_equal(first, expected[:, :1])
 
 
 @pytest.mark.parametrize("config", ["digits", "two_moons"])
@@ -113,7 +115,7 @@ def test_what_is_larger_than_a_share_of_the_device_is_streamed(images):
 
 
 def test_an_error_while_rows_are_read_ahead_reaches_the_loop(images, monkeypatch):
-    def broken(dataset, seed, step, batch_size):
+    def broken(dataset, seed, step, *more):
         raise OSError(f"step {step} cannot be read")
 
     monkeypatch.setattr("vaejax.training.feed.batch_rows", broken)
@@ -161,8 +163,8 @@ def test_draws_belong_to_the_example_in_a_batch_and_in_a_split(choices):
     assert (np.asarray(encoded) != np.asarray(x)).any() == ("corruption" in choices)
     # The second batch has draws of its own.
     assert "corruption" in choices or (np.asarray(pair) != np.asarray(x)).any()
-    evaluated = observed(transform, rows, 0, np.arange(16))
-    later = observed(transform, rows[7:9], 0, np.arange(7, 9))
+    evaluated = observed(transform, rows, np.arange(16))
+    later = observed(transform, rows[7:9], np.arange(7, 9))
     np.testing.assert_array_equal(evaluated[7:9], later)
     if "observation" not in choices:  # neither augmented nor corrupted
         np.testing.assert_allclose(evaluated, rows / 255.0, rtol=2e-7)

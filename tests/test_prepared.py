@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from vaejax.config import default_config
 from vaejax.data.arrays import Dataset
 from vaejax.data.catalog import CATALOG
-from vaejax.data.prepared import unreadable
+from vaejax.data.directories import unreadable
 from vaejax.data.raw import raw_splits
 from vaejax.data.sources import dataset_from
 

@@ -6,6 +6,7 @@ Heavy imports happen inside the command that needs them, so that `--help` answer
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(_stopped(arguments, *stop.args) if stop.args else "interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our lines, as in `vaejax data list | head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, RuntimeError) as error:
         status = _status(error)
         if status is None:
@@ -56,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--quiet", action="store_true", help="no progress")
 
     evaluate = _command(commands, "evaluate", _evaluate, "write evaluation.json of a run")
-    evaluate.add_argument("--split", default="test", help="train or test (default: test)")
+    evaluate.add_argument(
+        "--split", default="test", help="train, validation or test (default: test)"
+    )
     evaluate.add_argument(
         "--importance-samples",
         type=int,
@@ -65,15 +71,15 @@ def _parser() -> argparse.ArgumentParser:
         help="draws per example of the importance-weighted bound (default: 1000; 0: none)",
     )
 
-    evaluate.add_argument(
-        "--other-data", action="store_true", help="although the run was trained on other data"
-    )
-
     sample = _command(commands, "sample", _sample, "draw samples: a PNG and an .npz")
     sample.add_argument("--num", type=int, default=64, metavar="N", help="default: 64")
     sample.add_argument("--seed", type=int, default=0, help="default: 0")
 
-    _command(commands, "figures", _figures, "draw the figures of a run")
+    figures = _command(commands, "figures", _figures, "draw the figures of a run")
+    for command in (evaluate, figures):
+        command.add_argument(
+            "--other-data", action="store_true", help="although the run was trained on other data"
+        )
     _data_commands(commands)
     return parser
 
@@ -175,12 +181,13 @@ def _stopped(arguments: argparse.Namespace, step: int) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    config = _run_config(arguments, overrides)
+    config, data = _run_config(arguments, overrides, arguments.other_data)
     from vaejax.evaluation.evaluate import evaluate
     from vaejax.reporting.summary import summary
 
     result = evaluate(
         arguments.workdir,
+        data(),
         split=arguments.split,
         importance_samples=arguments.importance_samples,
         checkpoint=arguments.checkpoint,
@@ -203,10 +210,11 @@ def _sample(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _figures(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    _run_config(arguments, overrides)
+    _, data = _run_config(arguments, overrides, arguments.other_data)
     from vaejax.reporting.run import write_figures
 
-    for path in write_figures(arguments.workdir, checkpoint=arguments.checkpoint):
+    given = {"checkpoint": arguments.checkpoint, "other_data": arguments.other_data}
+    for path in write_figures(arguments.workdir, data(), **given):
         print(path)
     return 0
 
@@ -222,14 +230,30 @@ def _resolved_config(arguments: argparse.Namespace, overrides: list[str]) -> Any
     return overridden(config, overrides)
 
 
-def _run_config(arguments: argparse.Namespace, overrides: list[str]) -> Any:
-    """The config of the run, which --config and overrides, where given, must agree with."""
+def _run_config(
+    arguments: argparse.Namespace, overrides: list[str], other_data: bool = False
+) -> tuple[Any, Callable[[], Any]]:
+    """The config of the run, which --config and overrides, where given, must agree with.
+
+    And a function that gives the data that they name, which may have moved or be others: None where
+    nothing is given.
+    """
     from vaejax.config import check_same_config, saved_config
 
     workdir = Path(arguments.workdir)
-    if arguments.config is not None or overrides:
-        check_same_config(workdir, _resolved_config(arguments, overrides))
-    return saved_config(workdir)
+    if arguments.config is None and not overrides:
+        return saved_config(workdir), lambda: None
+    given = _resolved_config(arguments, overrides)
+    check_same_config(workdir, given, other_data)
+    return saved_config(workdir), lambda: _dataset(given)
+
+
+def _dataset(config: Any) -> Any:
+    from vaejax.data.sources import dataset_from
+
+    config = config.copy_and_resolve_references()
+    config.data_sha256 = ""  # compared with that of the run
+    return dataset_from(config)
 
 
 def _refuse_strangers(arguments: list[str]) -> None:

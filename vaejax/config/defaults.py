@@ -30,7 +30,8 @@ def default_config() -> ConfigDict:
             "seed": 0,
             "dataset": "digits",
             "data_sha256": "",  # of the content; training fills it in, and refuses another one
-            # Fractions of train that become splits which the data set lacks; 0 takes none.
+            # Fractions of train that become splits which the data set lacks.  Without validation,
+            # what training watches is the test split.
             "splits": {"validation": 0.0, "test": 0.1, "seed": 0},
             "observation": "scaled",  # how raw / scale becomes x
             "augmentation": "none",  # of the images trained on

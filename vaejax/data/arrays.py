@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ class Part:
     """Some rows of an array, read when they are asked for: a split of what may be a mapped file."""
 
     def __init__(self, rows: np.ndarray | Part, order: np.ndarray):
-        self._rows, self._order = rows, order
+        self.whole, self._order = rows, order
         self.shape, self.dtype = (len(order), *rows.shape[1:]), rows.dtype
         self.ndim, self.nbytes = rows.ndim, math.prod(self.shape) * rows.dtype.itemsize
 
@@ -37,10 +38,10 @@ class Part:
             if first and isinstance(first[0], slice):
                 return self[first[0]][(slice(None), *rest)]
             return np.asarray(self)[item]
-        return self._rows[self._order[item]]
+        return self.whole[self._order[item]]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self._rows[self._order], dtype)
+        return np.asarray(self.whole[self._order], dtype)
 
 
 Rows = np.ndarray | Part
@@ -94,7 +95,9 @@ def pieces(rows: Rows) -> Iterator[np.ndarray]:
 
 
 def extremes(rows: Rows) -> tuple[float, float]:
-    """The smallest and the largest value."""
+    """The smallest and the largest value, of a part those of the array that it is a part of."""
+    while isinstance(rows, Part):
+        rows = rows.whole  # in the order of its file, which is many times faster
     ends = [(float(piece.min()), float(piece.max())) for piece in pieces(rows)]
     return min(low for low, _ in ends), max(high for _, high in ends)
 
@@ -104,19 +107,20 @@ def checked(dataset: Dataset) -> Dataset:
 
     Raises ValueError, in one line, for a missing, unknown or empty split, a dtype other than uint8,
     float32 and float64, splits that differ in event shape or dtype, a non-finite value, float
-    images outside [0, scale], labels or factors without a split, of another length or not (N,) and
-    (N, F), or a scale that is not a positive number.
+    images outside [0, scale], labels or factors without a split, of another length or no integers
+    (N,) and (N, F), a scale that is not a positive number, and what is no data set.
     """
-    name = dataset.name
-    if not (math.isfinite(dataset.scale) and dataset.scale > 0):
-        raise ValueError(f"{name}: scale is {dataset.scale}; it must be positive and finite")
+    _check_kinds(dataset)
+    name, scale = dataset.name, float(dataset.scale)
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"{name}: scale is {scale}; it must be positive and finite")
     for split in dataset.splits:
         if split not in SPLITS:
             raise ValueError(f"{name}: unknown split {split!r}; one of {', '.join(SPLITS)}")
     if "train" not in dataset.splits:
         raise ValueError(f"{name}: splits are {sorted(dataset.splits)}; 'train' is missing")
     splits = {
-        split: _as_stored(f"{name}: {split}", dataset.splits[split], dataset.scale)
+        split: _as_stored(f"{name}: {split}", dataset.splits[split], scale)
         for split in SPLITS
         if split in dataset.splits
     }
@@ -128,29 +132,40 @@ def checked(dataset: Dataset) -> Dataset:
         if rows.dtype != train.dtype:
             dtypes = f"{train.dtype} in train and {rows.dtype} in {split}"
             raise ValueError(f"{name}: dtype is {dtypes}; it must be the same")
-    labels, factors = (
-        {split: np.asarray(column) for split, column in columns.items()}
-        for columns in (dataset.labels, dataset.factors)
-    )
-    _check_columns(f"{name}: labels", labels, splits, ndim=1)
-    _check_columns(f"{name}: factors", factors, splits, ndim=2)
-    result = replace(dataset, splits=splits, labels=labels, factors=factors)
+    labels = _integers(f"{name}: labels", dataset.labels, splits, ndim=1)
+    factors = _integers(f"{name}: factors", dataset.factors, splits, ndim=2)
+    result = replace(dataset, splits=splits, scale=scale, labels=labels, factors=factors)
     is_same = all(rows is dataset.splits[split] for split, rows in splits.items())
     return hashed(result, dataset.sha256 if is_same else "")
 
 
-def _check_columns(
-    where: str, columns: Mapping[str, np.ndarray], splits: Mapping[str, Rows], ndim: int
-) -> None:
-    for split, column in columns.items():
+def _check_kinds(dataset: Dataset) -> None:
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"a vaejax.Dataset is needed, not {type(dataset).__name__}")
+    for kind in ("splits", "labels", "factors"):
+        given = getattr(dataset, kind)
+        if not isinstance(given, Mapping):
+            wanted = 'arrays by split, as in {"train": ...}'
+            raise ValueError(f"{dataset.name}: {kind} are a {type(given).__name__}, not {wanted}")
+    if isinstance(dataset.scale, bool) or not isinstance(dataset.scale, Real):
+        raise ValueError(f"{dataset.name}: scale is {dataset.scale!r}; it must be a number")
+
+
+def _integers(
+    where: str, columns: Mapping[str, Any], splits: Mapping[str, Rows], ndim: int
+) -> dict[str, np.ndarray]:
+    found = {split: np.asarray(column) for split, column in columns.items()}
+    for split, column in found.items():
         if split not in splits:
             raise ValueError(f"{where} are given for an unknown split {split!r}")
-        if column.ndim != ndim:
-            allowed = "(N,)" if ndim == 1 else "(N, F)"
-            raise ValueError(f"{where} in {split} have shape {column.shape}; it must be {allowed}")
+        if column.ndim != ndim or column.dtype.kind not in "iu":
+            wanted = f"integers of shape {'(N,)' if ndim == 1 else '(N, F)'}"
+            given = f"{column.dtype} of shape {column.shape}"
+            raise ValueError(f"{where} in {split} are {given}; they must be {wanted}")
         if len(column) != len(splits[split]):
             lengths = f"{len(column)} in {split} for {len(splits[split])} examples"
             raise ValueError(f"{where}: {lengths}; there must be one per example")
+    return {split: column.astype(np.int64, copy=False) for split, column in found.items()}
 
 
 def _as_stored(where: str, rows: Rows, scale: float) -> Rows:

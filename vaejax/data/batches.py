@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -38,17 +38,17 @@ def _epoch_order(seed: int, stream: int, epoch: int, num_examples: int) -> np.nd
 
 
 def batch_rows(
-    dataset: Dataset, seed: int, step: int, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
+    dataset: Dataset, seed: int, step: int, batch_size: int, streams: Sequence[int] = (0, 1)
+) -> tuple[np.ndarray, ...]:
     """The raw train rows of one step, and the second, independent batch of the same size.
 
-    -> two arrays (batch_size, *X), uint8 or float32.  Raises ValueError as `batch_indices` does.
+    -> for every stream an array (batch_size, *X), uint8 or float32.  Raises ValueError as
+    `batch_indices` does.
     """
     train = dataset.splits["train"]
-    rows, pair_rows = (
-        train[batch_indices(seed, step, len(train), batch_size, stream)] for stream in (0, 1)
+    return tuple(
+        train[batch_indices(seed, step, len(train), batch_size, stream)] for stream in streams
     )
-    return rows, pair_rows
 
 
 def blocks(num_examples: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -15,23 +15,28 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from vaejax.data.arrays import SPLITS, Blocks, Dataset, default_scale, hashed
+from vaejax.data.arrays import SPLITS, Blocks, Columns, Dataset, default_scale, hashed
 from vaejax.data.columns import Progress, write_split
-from vaejax.data.splits import content_sha256
+from vaejax.data.splits import canonical_order, content_sha256, order_keys, rows_sha256
+from vaejax.progress import ProgressReport
 
 try:
     import fcntl
 except ImportError:  # not on Windows: there the rename alone decides between two writers
     fcntl = None
 
+# Blocks of every split, and a note on where they come from (a function: asked when all is read).
+Recipe = Callable[[], tuple[Mapping[str, Blocks], str | Callable[[], str]]]
 _KINDS = ("x", "labels", "factors")
 _VERSION = 1
+_VERIFIED = 2**28  # bytes of a file whose hash is computed whenever it is opened
 
 
 def cache_folder() -> Path:
@@ -44,7 +49,8 @@ def cache_folder() -> Path:
 def cached(key: str) -> Dataset | None:
     """The entry, its arrays mapped from their files; None when there is none.
 
-    Raises ValueError, in one line, when files of the entry are missing, were cut or are others.
+    Raises ValueError, in one line, when files of the entry are missing, were cut or are others;
+    the content of larger ones than 256 MB is left to `vaejax data info`.
     """
     folder = cache_folder() / key
     if not folder.is_dir():
@@ -73,6 +79,8 @@ def _opened(folder: Path) -> Dataset:
         mapped = np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")
         if [list(mapped.shape), str(mapped.dtype)] != [facts["shape"], facts["dtype"]]:
             raise ValueError(f"{name}.npy is not the array that the manifest describes")
+        if mapped.nbytes <= _VERIFIED and rows_sha256(mapped) != facts["sha256"]:
+            raise ValueError(f"{name}.npy has changed")
         arrays[kind][split] = mapped if kind == "x" else np.asarray(mapped)
     if _content(described["arrays"], described["scale"]) != described["sha256"]:
         raise ValueError("its manifest was changed")
@@ -129,6 +137,9 @@ def write(
         scale = scale or default_scale(arrays["train.x"]["dtype"])
         _write_manifest(partial, name, arrays, scale, note if isinstance(note, str) else note())
         _move(partial, folder)
+    except OSError as error:
+        reason = f"{name} cannot be cached: {error.strerror or error}"
+        raise OSError(error.errno, reason, str(folder)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     entry = cached(key)
@@ -214,3 +225,43 @@ def _locked(file: IO[str], key: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def kept(
+    key: str, name: str, recipe: Recipe, scale: float, *, canonical: bool = False, total: int = 0
+) -> Dataset:
+    """The entry of the cache, made by `recipe` unless it is there; without a cache, in memory.
+
+    `total`: the number of examples, for the progress, where it is known.
+    """
+    entry = cached(key)  # asked first: a cache that is there may be read-only
+    if entry is not None:
+        return entry
+    try:
+        with writing(key), ProgressReport(f"caching {name}", 0, total) as progress:
+            entry = cached(key)
+            if entry is None:
+                splits, note = recipe()
+                given = {"scale": scale, "note": note, "canonical": canonical}
+                entry = write(key, name, splits, progress=progress.update, **given)
+        return entry
+    except OSError as error:
+        warnings.warn(f"{name} is not cached: {error}", stacklevel=2)
+    splits, note = recipe()
+    arrays = {split: _joined(name, split, blocks, canonical) for split, blocks in splits.items()}
+    x, labels, factors = (
+        {split: columns[kind] for split, columns in arrays.items() if kind in columns}
+        for kind in ("x", "labels", "factors")
+    )
+    scale = scale or default_scale(x["train"].dtype)
+    return Dataset(name, x, scale, labels, factors, note if isinstance(note, str) else note())
+
+
+def _joined(name: str, split: str, blocks: Iterable[Columns], canonical: bool) -> Columns:
+    blocks = list(blocks)
+    if not blocks:
+        raise ValueError(f"{name}: {split} has no example")
+    order = slice(None)
+    if canonical:
+        order = canonical_order(np.concatenate([order_keys(columns) for columns in blocks]))
+    return {kind: np.concatenate([block[kind] for block in blocks])[order] for kind in blocks[0]}

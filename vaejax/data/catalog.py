@@ -23,7 +23,8 @@ class Facts(NamedTuple):
 
     def wanted(self) -> str:
         """The files that hold the set, in words."""
-        return (" or " if self.any_file else ", ").join(self.files)
+        words = (" or " if self.any_file else ", ").join(self.files)
+        return words + (" (or its folder of images)" if self.is_jpeg else "")
 
 
 def _idx(*sha256: str) -> dict[str, str]:

@@ -14,18 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from vaejax.data import cache
 from vaejax.data.arrays import SPLITS, Blocks
 from vaejax.data.catalog import CATALOG
-from vaejax.data.prepared import (
+from vaejax.data.directories import (
     Features,
     columns_of,
     decoders_of,
     features_in,
     starts_as_jpeg,
 )
-from vaejax.data.public import cache_key, described, fitted
+from vaejax.data.public import cache_key, check_name, described, fitted
 
 _SECONDS = 3.0  # until a host that does not answer counts as unreachable
 _CHUNK = 1_000
@@ -48,6 +49,8 @@ def _download(name: str, folder: Path, crop: int) -> None:
     builder_class: Any = tfds.builder_cls(name)
     urls = [urlsplit(url) for url in builder_class.url_infos]
     hosts = {url.hostname: 80 if url.scheme == "http" else 443 for url in urls if url.hostname}
+    proxies = [urlsplit(url) for url in getproxies().values()]
+    hosts = {url.hostname: url.port or 80 for url in proxies if url.hostname} or hosts
     if hosts and not any(_answers(host, port) for host, port in hosts.items()):
         raise ConnectionError(f"no answer from {', '.join(sorted(hosts))}")
     _hide_accelerators()
@@ -86,6 +89,7 @@ def _convert(name: str, folder: Path, crop: int) -> None:
     _hide_accelerators()
     import tensorflow_datasets as tfds
 
+    check_name(name, folder)
     facts = CATALOG[name]
     builder: Any = tfds.builder_from_directory(folder)
     wanted = Features("image", facts.label, facts.factors)

@@ -20,7 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from vaejax.data.images import BLOCK, Blocks
+from vaejax.data.arrays import Blocks
+from vaejax.data.images import BLOCK
 
 Contents = Iterator[tuple[Path, bytes]]  # names of files, and what is in them
 

@@ -12,10 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# "x": (n, *X) uint8, and where they exist "labels": (n,) int64 and "factors": (n, F) int64
-Columns = dict[str, np.ndarray]
-# Consecutive pieces of one split, so that a big set never lies in memory whole.
-Blocks = Iterator[Columns]
+from vaejax.data.arrays import Blocks, Columns
 
 BLOCK = 1_000  # examples in a block, fewer where they take more than _BLOCK_BYTES
 _BLOCK_BYTES = 2**28
@@ -176,13 +173,11 @@ def _check_sizes(path: Path, sizes: dict[tuple[int, int], Path]) -> None:
 
 def _files_by_split(path: Path) -> tuple[dict[str, list[Path]], int]:
     """Image files relative to `path`, and how many parts of their names come before the class."""
-    if not path.is_dir():
-        state = "is a file" if path.exists() else "does not exist"
-        raise ValueError(f"{path} {state}; it must be a folder of images")
     files = image_files(path)
     if not files:
         raise ValueError(f"{path} holds no image; {', '.join(_SUFFIXES)} files are looked for")
     if not (path / "train").is_dir():
+        _check_no_split(path, files)
         return {"train": files}, 0
     folders: dict[str, list[Path]] = {name: [] for name in _SPLITS if (path / name).is_dir()}
     for file in files:
@@ -198,8 +193,24 @@ def _files_by_split(path: Path) -> tuple[dict[str, list[Path]], int]:
     return {_SPLITS[name]: inside for name, inside in folders.items()}, 1
 
 
+def _check_no_split(path: Path, files: list[Path]) -> None:
+    """Held-out images must not end up as a class to train on."""
+    for name in dict.fromkeys(file.parts[0] for file in files if len(file.parts) > 1):
+        if name.casefold() in (*_SPLITS, "training", "testing"):
+            raise ValueError(
+                f"{path} has a folder {name} and none named train; name them train, validation and "
+                "test, or any way that is not the name of a split"
+            )
+
+
 def image_files(path: Path) -> list[Path]:
-    """Relative to `path`, in an order that does not depend on the file system."""
+    """Relative to the folder `path`, in an order that does not depend on the file system.
+
+    Raises ValueError when it is no folder, or cannot be listed.
+    """
+    if not path.is_dir():
+        state = "is a file" if path.exists() else "does not exist"
+        raise ValueError(f"{path} {state}; it must be a folder of images")
     found = []
     for root, folders, names in os.walk(path, onerror=_unlisted, followlinks=True):
         here = Path(root).resolve()

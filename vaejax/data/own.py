@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vaejax.data.arrays import SPLITS, Dataset, default_scale
-from vaejax.data.images import image_files, image_splits
-from vaejax.data.prepared import (
+from vaejax.data.arrays import SPLITS, Dataset, Rows, default_scale, extremes
+from vaejax.data.cache import kept
+from vaejax.data.directories import (
     Features,
     fingerprint,
     is_array_record,
@@ -20,9 +20,10 @@ from vaejax.data.prepared import (
     prepared_versions,
     tfds_folder,
 )
-from vaejax.data.public import kept
+from vaejax.data.images import image_files, image_splits
 
 _KINDS = ("x", "labels", "factors")
+_FEW = 16  # the most levels of gray that are not taken for pixels from 0 to 255
 
 
 def arrays(path: str, scale: float) -> Dataset:
@@ -44,18 +45,33 @@ def arrays(path: str, scale: float) -> Dataset:
         raise ValueError(
             f"{file} holds {', '.join(strangers)}; allowed are {', '.join(sorted(known))}"
         )
-    first = next(iter(columns["x"].values()))
     return Dataset(
         name=file.name,
         splits=columns["x"],
-        scale=scale or default_scale(first.dtype),
-        labels=_integers(file, "labels", columns["labels"], 1),
-        factors=_integers(file, "factors", columns["factors"], 2),
+        scale=scale or _guessed("arrays", columns["x"]),
+        labels=columns["labels"],
+        factors=columns["factors"],
         note=f"the file {file}",
     )
 
 
+def _guessed(row: str, splits: Mapping[str, Rows]) -> float:
+    """`default_scale`; small whole numbers may be anything, and are refused."""
+    first = next(iter(splits.values()))
+    if first.dtype == np.uint8 and len(first):
+        highest = max(extremes(rows)[1] for rows in splits.values())
+        if 0 < highest <= _FEW:
+            raise ValueError(
+                f"all values are whole numbers from 0 to {highest:.0f}, which config.datasets.{row}"
+                f".scale must explain: {highest:.0f} makes the highest one 1, 255 is that of images"
+            )
+    return default_scale(first.dtype)
+
+
 def _loaded(file: Path) -> dict[str, np.ndarray]:
+    if not file.is_file():
+        hint = "; a folder of images is config.dataset=image_folder" if file.is_dir() else ""
+        raise ValueError(f"{file} is no file{hint}")
     try:
         with file.open("rb") as opened:
             if opened.read(2) == b"PK":
@@ -64,18 +80,9 @@ def _loaded(file: Path) -> dict[str, np.ndarray]:
         return {"x": np.load(file, mmap_mode="r", allow_pickle=False)}
     except Exception as error:  # a damaged archive raises nearly every type
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "pickle" in reason:
+            reason = "it holds Python objects, or is no such file at all"
         raise ValueError(f"{file} is no .npy or .npz file of plain arrays: {reason}") from error
-
-
-def _integers(
-    file: Path, kind: str, columns: Mapping[str, np.ndarray], ndim: int
-) -> dict[str, np.ndarray]:
-    for split, rows in columns.items():
-        if rows.ndim != ndim or rows.dtype.kind not in "iu":
-            given = f"{kind} of {split} are {rows.dtype} of shape {rows.shape}"
-            wanted = ("(N,)", "(N, F)")[ndim - 1]
-            raise ValueError(f"{file}: {given}; they must be integers of shape {wanted}")
-    return {split: rows.astype(np.int64) for split, rows in columns.items()}
 
 
 def _names(kind: str) -> dict[str, str]:
@@ -96,8 +103,7 @@ def image_folder(path: str, size: int, crop: bool, channels: int, skip_unreadabl
     Subfolders train, validation and test are the splits; below them, or without them, subfolders
     are classes.  Images become `size` x `size` pixels (0: as they are, all alike), of the largest
     centered square (`crop`) or squeezed, with 1 or 3 `channels`; names do not decide their order.
-    Raises ValueError, in one line,
-    for what cannot be read, unless told to skip it.
+    Raises ValueError, in one line, for what cannot be read, unless told to skip it.
     """
     folder = _existing("image_folder", path)
     options = {"size": size, "crop": crop, "channels": channels, "skip_unreadable": skip_unreadable}
@@ -146,12 +152,18 @@ def tfds(name: str, data_dir: str, x: str, label: str, scale: float) -> Dataset:
 
     content = json.dumps([fingerprint(folder), x, label, scale])
     key = f"tfds-{name.replace('/', '-')}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-    return kept(key, name, recipe, scale)
+    entry = kept(key, name, recipe, scale)
+    if not scale:
+        _guessed("tfds", entry.splits)
+    return entry
 
 
 def _existing(row: str, path: str) -> Path:
     if not path:
-        raise ValueError(f"config.datasets.{row}.path is empty; it must name what to read")
+        raise ValueError(
+            f"config.datasets.{row}.path is empty; it must name what to read (a Dataset made in "
+            "Python must be given again, to `evaluate` and `write_figures` too)"
+        )
     found = Path(path).expanduser()
     if not found.exists():
         raise ValueError(f"config.datasets.{row}.path is {path}, which does not exist")

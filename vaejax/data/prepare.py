@@ -14,14 +14,14 @@ from vaejax.config import default_config, unknown
 from vaejax.data import cache
 from vaejax.data.arrays import SPLITS, Dataset
 from vaejax.data.catalog import CATALOG, EMBEDDED
-from vaejax.data.prepared import (
+from vaejax.data.directories import (
     file_formats,
     is_array_record,
     is_jpeg,
     prepared_versions,
     tfds_folder,
 )
-from vaejax.data.public import Recipe, cache_key, directory, prepared_folder
+from vaejax.data.public import cache_key, directory, prepared_folder
 from vaejax.data.raw import raw_splits
 from vaejax.data.sources import SOURCES
 from vaejax.data.splits import rows_sha256, with_hash
@@ -47,7 +47,29 @@ def listing() -> str:
         for row in rows
     ]
     lines += ["", "your own: config.dataset is arrays (.npy, .npz), image_folder or tfds"]
-    return "\n".join(lines)
+    return "\n".join(lines + _others())
+
+
+def _others() -> list[str]:
+    """Entries of the user's own data, which nothing else shows."""
+    public = {_key(name) for name in CATALOG}
+    others = [
+        folder
+        for folder in sorted(cache.cache_folder().glob("[!.]*"))
+        if folder.is_dir() and folder.name not in public
+    ]
+    lines = [f"in {cache.cache_folder()} besides, each a folder that may be removed:"]
+    for folder in others:
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        lines.append(f"  {folder.name}  {size / 1e6:,.1f} MB  {_origin(folder.name)}")
+    return lines if others else []
+
+
+def _origin(key: str) -> str:
+    try:
+        return cache.manifest(key)["note"]
+    except (OSError, ValueError, KeyError):
+        return "damaged"
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -182,9 +204,13 @@ def prepare(
     unknown name, a crop of what is not cropped, and when no way leads there.
     """
     _check_name(name)
-    if crop is not None and (crop < 1 or not _crop(name)):
-        given = f"crop is {crop}; it must be at least 1, and"
-        raise ValueError(f"{given} {name} is {'cropped' if _crop(name) else 'not cropped'}")
+    if crop is not None and not _crop(name):
+        raise ValueError(f"crop is {crop}, but {name} is not cropped")
+    if crop is not None and crop < 1:
+        raise ValueError(f"crop is {crop}; it must be at least 1")
+    source = source and source.expanduser()
+    if source is not None and not source.exists():
+        raise ValueError(f"{source} does not exist; --from names raw files or a TFDS directory")
     if name in EMBEDDED:
         return f"{name} is embedded; there is nothing to prepare"
     crop = _crop(name) if crop is None else crop
@@ -193,18 +219,23 @@ def prepare(
     with cache.writing(key):
         entry = cache.cached(key)
         if entry is not None:
-            return f"{name} is in the cache, made of {entry.note}; remove {folder} to make it again"
-        entry = _prepared(name, crop, source and source.expanduser(), download, verify)
+            there = (
+                f"{name} is in the cache, made of {entry.note}; remove {folder} to make it again"
+            )
+            if "INEXACT" in entry.note and (source is not None or download):
+                raise ValueError(there)
+            return there
+        entry = _prepared(name, crop, source, download, verify)
     sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in entry.splits.items())
     return f"{name}: {sizes}, from {entry.note}\ncached in {folder}, SHA-256 {entry.sha256}"
 
 
 def _prepared(name: str, crop: int, source: Path | None, download: bool, verify: bool) -> Dataset:
     key = cache_key(name, crop)
-    if source is not None and not (source / "dataset_info.json").is_file():
+    folders = prepared_versions(name) if source is None else _directories(name, source)
+    if source is not None and not folders:
         splits, note = raw_splits(name, source, verify=verify, **({"crop": crop} if crop else {}))
         return _written(name, key, lambda: (splits, note), CATALOG[name].sizes)
-    folders = prepared_versions(name) if source is None else [source]
     if download and not folders:
         _in_child("download", name, tfds_folder(), crop)
         folders = prepared_versions(name)
@@ -222,8 +253,15 @@ def _prepared(name: str, crop: int, source: Path | None, download: bool, verify:
     return entry
 
 
+def _directories(name: str, source: Path) -> list[Path]:
+    """What TFDS prepared in `source`: itself a version, all of the set, or of many sets."""
+    if (source / "dataset_info.json").is_file():
+        return [source]
+    return prepared_versions(".", str(source)) or prepared_versions(name, str(source))
+
+
 def _written(
-    name: str, key: str, recipe: Recipe, sizes: Mapping[str, int] | None = None
+    name: str, key: str, recipe: cache.Recipe, sizes: Mapping[str, int] | None = None
 ) -> Dataset:
     splits, note = recipe()
     facts = CATALOG[name]

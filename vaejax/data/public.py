@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,9 @@ import numpy as np
 from PIL import Image
 
 from vaejax.data import cache
-from vaejax.data.arrays import Blocks, Columns, Dataset, default_scale, hashed
+from vaejax.data.arrays import Blocks, Dataset, hashed
 from vaejax.data.catalog import CATALOG
-from vaejax.data.images import centered, pixels, resized
-from vaejax.data.prepared import (
+from vaejax.data.directories import (
     Features,
     file_formats,
     is_array_record,
@@ -24,11 +23,7 @@ from vaejax.data.prepared import (
     prepared_versions,
     tfds_folder,
 )
-from vaejax.data.splits import canonical_order, order_keys
-from vaejax.progress import ProgressReport
-
-# Blocks of every split, and a note on where they come from (a function: asked when all is read).
-Recipe = Callable[[], tuple[Mapping[str, Blocks], str | Callable[[], str]]]
+from vaejax.data.images import centered, pixels, resized
 
 
 def public(name: str, crop: int = 0) -> Dataset:
@@ -43,56 +38,16 @@ def public(name: str, crop: int = 0) -> Dataset:
         return hashed(replace(entry, note=f"cache of {entry.note}"), entry.sha256)
     folder = prepared_folder(name)
     if folder is None:
-        raise ValueError(absence(name, key))
+        raise ValueError(absence(name, crop))
     facts = CATALOG[name]
     total = sum(facts.sizes.values())
     recipe = partial(directory, name, folder, crop)
-    return kept(key, name, recipe, facts.scale, canonical=True, total=total)
+    return cache.kept(key, name, recipe, facts.scale, canonical=True, total=total)
 
 
 def cache_key(name: str, crop: int = 0) -> str:
     """The name of the cache's entry."""
     return f"{name}-{crop}" if crop else name
-
-
-def kept(
-    key: str, name: str, recipe: Recipe, scale: float, *, canonical: bool = False, total: int = 0
-) -> Dataset:
-    """The entry of the cache, made by `recipe` unless it is there; without a cache, in memory.
-
-    `total`: the number of examples, for the progress, where it is known.
-    """
-    entry = cache.cached(key)  # asked first: a cache that is there may be read-only
-    if entry is not None:
-        return entry
-    try:
-        with cache.writing(key), ProgressReport(f"caching {name}", 0, total) as progress:
-            entry = cache.cached(key)
-            if entry is None:
-                splits, note = recipe()
-                given = {"scale": scale, "note": note, "canonical": canonical}
-                entry = cache.write(key, name, splits, progress=progress.update, **given)
-        return entry
-    except OSError as error:
-        warnings.warn(f"{name} is not cached: {error}", stacklevel=2)
-    splits, note = recipe()
-    arrays = {split: _joined(name, split, blocks, canonical) for split, blocks in splits.items()}
-    x, labels, factors = (
-        {split: columns[kind] for split, columns in arrays.items() if kind in columns}
-        for kind in ("x", "labels", "factors")
-    )
-    scale = scale or default_scale(x["train"].dtype)
-    return Dataset(name, x, scale, labels, factors, note if isinstance(note, str) else note())
-
-
-def _joined(name: str, split: str, blocks: Iterable[Columns], canonical: bool) -> Columns:
-    blocks = list(blocks)
-    if not blocks:
-        raise ValueError(f"{name}: {split} has no example")
-    order = slice(None)
-    if canonical:
-        order = canonical_order(np.concatenate([order_keys(columns) for columns in blocks]))
-    return {kind: np.concatenate([block[kind] for block in blocks])[order] for kind in blocks[0]}
 
 
 def prepared_folder(name: str) -> Path | None:
@@ -103,8 +58,12 @@ def prepared_folder(name: str) -> Path | None:
 def directory(
     name: str, folder: Path, crop: int = 0
 ) -> tuple[dict[str, Blocks], Callable[[], str]]:
-    """The splits of a prepared directory, and what is to be known of them when all is read."""
+    """The splits of a prepared directory, and what is to be known of them when all is read.
+
+    Raises ValueError when it is that of another data set.
+    """
     facts = CATALOG[name]
+    check_name(name, folder)
     splits = prepared_splits(folder, Features("image", facts.label, facts.factors), strict=False)
     counts: dict[str, int] = {}
     splits = {
@@ -113,6 +72,13 @@ def directory(
     }
     jpeg = not facts.is_jpeg and is_jpeg(folder)
     return splits, lambda: described(name, f"the prepared directory {folder}", jpeg, counts)
+
+
+def check_name(name: str, folder: Path) -> None:
+    """Raise ValueError when a prepared directory holds another data set than `name`."""
+    other = json.loads((folder / "dataset_info.json").read_text()).get("name", name)
+    if other != name:
+        raise ValueError(f"{folder} holds {other!r}, not {name!r}")
 
 
 def _counted(blocks: Blocks, split: str, counts: dict[str, int]) -> Blocks:
@@ -151,17 +117,18 @@ def _cropped(image: np.ndarray, crop: int, size: int) -> np.ndarray:
     return pixels(resized(centered_image, size=size, crop=False))
 
 
-def absence(name: str, key: str) -> str:
+def absence(name: str, crop: int = 0) -> str:
     """One line: what was looked for and where, and the two commands that would help."""
     facts, there = CATALOG[name], prepared_versions(name)
-    looked = f"not in the cache ({cache.cache_folder() / key})"
+    prepare = f"vaejax data prepare {name}{f' --crop {crop}' if crop else ''}"
+    looked = f"not in the cache ({cache.cache_folder() / cache_key(name, crop)})"
     if there:
         formats = ", ".join(file_formats(there[0]))
         looked += f", and {there[0]} is prepared as {formats}, which needs TensorFlow to read"
-        ways = f"`vaejax data prepare {name}` with the `prepare` extra installed converts it"
+        ways = f"`{prepare}` with the `prepare` extra installed converts it"
     else:
         looked += f" nor prepared by TFDS ({tfds_folder() / name}/<version>/dataset_info.json; "
         looked += "TFDS_DATA_DIR moves it)"
-        ways = f"`vaejax data prepare {name} --download` with the `prepare` extra fetches it"
-    reads = f"`vaejax data prepare {name} --from FOLDER` reads {facts.wanted()}"
+        ways = f"`{prepare} --download` with the `prepare` extra fetches it"
+    reads = f"`{prepare} --from FOLDER` reads {facts.wanted()}"
     return f"{name}: {looked}; {reads}; {ways}"

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vaejax.data.arrays import Blocks, Columns
 from vaejax.data.catalog import CATALOG
 from vaejax.data.formats import amat, cifar, contents, hdf5, idx, mat, members, named, npz
-from vaejax.data.images import Blocks, Columns, centered, decoded, in_blocks, pixels, resized
+from vaejax.data.images import centered, decoded, in_blocks, pixels, resized
 
 
 class Found(NamedTuple):

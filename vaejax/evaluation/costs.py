@@ -10,9 +10,9 @@ import numpy as np
 from flax import linen as nn
 
 from vaejax.data.arrays import Rows
-from vaejax.data.transforms import Transform
+from vaejax.data.transforms import Transform, scaled
 from vaejax.models.vae import VAE
-from vaejax.training.state import COSTS, TrainState, stream_key
+from vaejax.training.state import COSTS, TrainState, observed, stream_key
 from vaejax.training.step import make_batch
 from vaejax.types import Array, Player
 
@@ -36,25 +36,23 @@ def split_costs(
     size = min(batch_size, len(rows))
     count = len(rows) // size
 
-    def block(k: int) -> np.ndarray:
-        return rows[k % count * size : (k % count + 1) * size]
-
     @jax.jit
-    def metrics_of(variables: Any, rows: Array, pair_rows: Array, index: int) -> dict[str, Array]:
+    def metrics_of(
+        variables: Any, rows: Array, pair_rows: Array, indices: Array, pair: Array, block: int
+    ) -> dict[str, Array]:
+        x, pair_x = (observed(transform, *each) for each in ((rows, indices), (pair_rows, pair)))
         found: dict[str, Array] = {}
         for position, player in enumerate(players.values()):
             root = jax.random.fold_in(stream_key(seed, COSTS), position)
-            batch = make_batch(
-                rows, pair_rows, transform=transform, root=root, step=index, train=False
-            )
+            batch = make_batch(x, pair_x, transform=scaled(1.0), root=root, step=block)
             loss = nn.apply(player.loss, model)
             found |= loss(variables, batch, state.step, False)[1]
         return found
 
-    variables = state.variables()
-    values = []
+    variables, values = state.variables(), []
     for k in range(count):
+        indices = np.arange(k * size, (k + 1) * size)
         # An independent second batch: the block before, or the same one shifted if it is alone.
-        pair_rows = block(k - 1) if count > 1 else np.roll(block(k), size // 2, axis=0)
-        values.append(metrics_of(variables, block(k), pair_rows, k))
+        pair = (indices - size) % (count * size) if count > 1 else np.roll(indices, size // 2)
+        values.append(metrics_of(variables, rows[indices], rows[pair], indices, pair, k))
     return {name: np.array([float(v[name]) for v in values]) for name in values[0]}, size

@@ -52,7 +52,8 @@ def evaluate(
     transform = make_transform(config, dataset, model.likelihood.unit_interval)
     _check(dataset, split, importance_samples)
     rows, seed = dataset.splits[split], config.seed
-    where = f"{split} split, all {len(rows)} examples"
+    drawn = "; x drawn once per example" if transform.is_random else ""
+    where = f"{split} split, all {len(rows)} examples{drawn}"
     terms = make_split_terms(model, transform=transform, seed=seed)(state.variables(), rows)
     protocol = f"{where}; one draw of q(z|x) each; key = (seed {seed}, index)"
     metrics = {name: _mean(values, protocol) for name, values in terms.items()}

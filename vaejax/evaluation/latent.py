@@ -36,7 +36,7 @@ def codes(
     @jax.jit
     def encoded(variables: Any, rows: Any) -> Codes:
         indices = jnp.arange(len(rows))
-        x = observed(transform, rows, seed, indices)
+        x = observed(transform, rows, indices)
         keys = example_keys(stream_key(seed, EVALUATE), indices)
         return nn.apply(both_spaces, model)(variables, x, keys)
 

@@ -45,7 +45,7 @@ def importance_weighted_bound(
 
     @jax.jit
     def encoded(rows: Array, indices: Array) -> tuple[Array, Array, Array]:
-        x = observed(transform, rows, seed, indices)
+        x = observed(transform, rows, indices)
         features = nn.apply(lambda vae, x: vae.encoder(x), model)(variables, x)
         return x, features, example_keys(stream_key(seed, EVALUATE), indices)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import distrax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from vaejax.models.networks import leaky
+from vaejax.probability import distrax
 from vaejax.types import Array
 
 MASKS = ("alternating", "half")

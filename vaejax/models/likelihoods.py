@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import distrax
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vaejax.probability import distrax
 from vaejax.types import Array
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import distrax
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from vaejax.config import unknown
 from vaejax.models.flows import MASKS, T_ACTIVATIONS, CouplingFlow
+from vaejax.probability import distrax
 from vaejax.types import Array, Code
 
 

@@ -67,11 +67,21 @@ def write_samples(
     return [arrays, picture]
 
 
-def write_figures(workdir: str | Path, *, checkpoint: int | None = None) -> list[Path]:
-    """Draw every figure that fits the run into `figures/`.  -> their paths."""
+def write_figures(
+    workdir: str | Path,
+    dataset: Dataset | None = None,
+    *,
+    checkpoint: int | None = None,
+    other_data: bool = False,
+) -> list[Path]:
+    """Draw every figure that fits the run into `figures/`.  -> their paths.
+
+    `dataset` replaces the one the config names.  Raises ValueError where `load` does, and for data
+    other than those of the run, unless `other_data`.
+    """
     workdir = Path(workdir)
     model, state, config = load(workdir, checkpoint)
-    dataset = run_dataset(workdir, config)
+    dataset = run_dataset(workdir, config, dataset, other_data)
     transform = make_transform(config, dataset, model.likelihood.unit_interval)
     run = _Run(model, state.variables(), dataset, transform, config.seed)
     name = f"{config.regularizer} with {config.prior} prior"
@@ -98,7 +108,7 @@ class _Run(NamedTuple):
     def held_out(self, count: int | None = None) -> np.ndarray:
         """x of the first `count` test examples."""
         rows = self.dataset.splits["test"][:count]
-        return np.asarray(observed(self.transform, rows, self.seed, np.arange(len(rows))))
+        return np.asarray(observed(self.transform, rows, np.arange(len(rows))))
 
 
 def _training(workdir: Path) -> Figure:

@@ -48,17 +48,18 @@ def described(dataset: Dataset, devices: Sequence[Device], resident: bool) -> st
     return f"data: {dataset.name}{note}: {sizes}; {way}"
 
 
-def mapped_step(train_step: TrainStep, devices: Sequence[Device], resident: bool) -> TrainStep:
+def mapped_step(
+    train_step: TrainStep, devices: Sequence[Device], resident: bool, streams: Sequence[int]
+) -> TrainStep:
     """`train_step` on all `devices`, taking what the feed of the same kind yields."""
+    sharded = (0,) * len(streams)
     if not resident:
-        return pmapped(train_step, devices, in_axes=(None, 0, 0))
+        return pmapped(train_step, devices, in_axes=(None, *sharded))
 
-    def from_positions(
-        state: Any, train: Array, indices: Array, pair_indices: Array
-    ) -> tuple[Any, Metrics]:
-        return train_step(state, *(_taken(train, i) for i in (indices, pair_indices)))
+    def from_positions(state: Any, train: Array, *indices: Array) -> tuple[Any, Metrics]:
+        return train_step(state, *(_taken(train, i) for i in indices))
 
-    return pmapped(from_positions, devices, in_axes=(None, None, 0, 0))
+    return pmapped(from_positions, devices, in_axes=(None, None, *sharded))
 
 
 def _taken(rows: Array, indices: Array) -> Array:
@@ -69,12 +70,16 @@ def make_feed(
     dataset: Dataset,
     devices: Sequence[Device],
     resident: bool,
+    streams: Sequence[int],
     *,
     seed: int,
     steps: range,
     batch_size: int,
 ) -> Feed:
-    """The arguments of the mapped step for each of `steps`; both kinds give the same batches."""
+    """The arguments of the mapped step for each of `steps`; both kinds give the same batches.
+
+    `streams`: (0,), or (0, 1) where there is to be a second, independent batch.
+    """
 
     def sharded(rows: np.ndarray) -> np.ndarray:
         return rows.reshape(len(devices), -1, *rows.shape[1:])
@@ -83,12 +88,12 @@ def make_feed(
         train = replicated(np.asarray(dataset.splits["train"]), devices)
         for step in steps:
             num = len(train)
-            both = (batch_indices(seed, step, num, batch_size, stream) for stream in (0, 1))
-            yield train, *(sharded(indices.astype(np.int32)) for indices in both)
+            orders = (batch_indices(seed, step, num, batch_size, stream) for stream in streams)
+            yield train, *(sharded(indices.astype(np.int32)) for indices in orders)
         return
 
     def shards(step: int) -> tuple[np.ndarray, ...]:
-        return tuple(map(sharded, batch_rows(dataset, seed, step, batch_size)))
+        return tuple(map(sharded, batch_rows(dataset, seed, step, batch_size, streams)))
 
     yield from _ahead(shards, steps)
 

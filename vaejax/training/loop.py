@@ -113,6 +113,9 @@ def _check_workdir(
 
 
 def _with_hash(config: ConfigDict, dataset: Dataset) -> ConfigDict:
+    if "test" not in dataset.splits:
+        absent = f"{dataset.name} has no test split, and config.splits.test is 0"
+        raise ValueError(f"{absent}; it must be positive")
     config = config.copy_and_resolve_references()
     config.data_sha256 = dataset.sha256
     return config.lock()
@@ -143,6 +146,7 @@ class _Run:
     ):
         self.config, self.workdir, self.dataset = config, workdir, dataset
         self.checkpoints, self.quiet = checkpoints, quiet
+        self.streams = (0,) if model.critic is None else (0, 1)  # a critic sees a second batch
         self.held_out = "validation" if "validation" in dataset.splits else "test"
         self.split_terms = make_split_terms(model, transform=transform, seed=config.seed)
 
@@ -160,11 +164,12 @@ class _Run:
         resident = is_resident(config.placement, self.dataset, devices)
         if not self.quiet:
             print(described(self.dataset, devices, resident), file=sys.stderr)
-        train_step = mapped_step(train_step, devices, resident)
+        train_step = mapped_step(train_step, devices, resident, self.streams)
         feed = make_feed(
             self.dataset,
             devices,
             resident,
+            self.streams,
             seed=config.seed,
             steps=range(step, config.num_steps),
             batch_size=config.batch_size,

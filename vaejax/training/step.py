@@ -26,25 +26,16 @@ def make_batch(
     root: Array,
     step: Array | int,
     axis_name: str | None = None,
-    train: bool = True,
 ) -> Batch:
-    """Raw rows (B, *X) as a batch whose draws depend on (root, step, global position) alone.
-
-    Without `train` nothing is augmented or corrupted.
-    """
+    """Raw rows (B, *X) as a batch whose draws depend on (root, step, global position) alone."""
     key = jax.random.fold_in(root, step)
     example_key, batch_key, row_key, pair_key = jax.random.split(key, 4)
     index = positions(len(rows), axis_name)
 
-    def seen(raw: Array, key: Array) -> tuple[Array, Array]:
-        keys = example_keys(key, index)
-        if train:
-            return transform.train(raw, keys)
-        x = transform.evaluate(raw, keys)
-        return x, x
-
-    x, corrupted = seen(rows, row_key)
-    pair = None if pair_rows is None else seen(pair_rows, pair_key)[1]
+    x, corrupted = transform.train(rows, example_keys(row_key, index))
+    pair = None
+    if pair_rows is not None:
+        _, pair = transform.train(pair_rows, example_keys(pair_key, index))
     keys = example_keys(example_key, index)
     return Batch(x, keys, batch_key, pair, None if corrupted is x else corrupted)
 

@@ -32,7 +32,7 @@ def make_split_terms(
 
     @jax.jit
     def terms_of(variables: Mapping[str, Any], rows: Array, indices: Array) -> dict[str, Array]:
-        x = observed(transform, rows, seed, indices)
+        x = observed(transform, rows, indices)
         keys = example_keys(stream_key(seed, EVALUATE), indices)
         terms = nn.apply(VAE.__call__, model)(variables, x, keys)
         elbo = -(terms.reconstruction + terms.kl)
