@@ -136,17 +136,24 @@ BAD = {
     "they must lie in [0, 0.25]": toy(IMAGES, IMAGES, scale=0.25),
     "toy: labels: 2 in test for 5 examples": toy(labels={"test": np.zeros(2, int)}),
     "toy: labels are given for an unknown split 'valid'": toy(labels={"valid": np.zeros(5, int)}),
-    "toy: labels in test have shape (5, 1); it must be (N,)": toy(
+    "toy: labels in test are float64 of shape (5, 1); they must be integers of shape (N,)": toy(
         labels={"test": np.zeros((5, 1))}
     ),
-    "toy: labels in test have shape ()": toy(labels={"test": np.zeros(())}),
+    "toy: labels in test are float64 of shape ()": toy(labels={"test": np.zeros(())}),
     "toy: factors: 6 in train for 5 examples": toy(factors={"train": np.zeros((6, 2), int)}),
     "toy: factors are given for an unknown split 'all'": toy(factors={"all": np.zeros((5, 2))}),
-    "toy: factors in test have shape (5,); it must be (N, F)": toy(factors={"test": np.zeros(5)}),
+    "toy: factors in test are float64 of shape (5,); they must be integers of shape (N, F)": toy(
+        factors={"test": np.zeros(5)}
+    ),
     "toy: scale is 0.0": toy(scale=0.0),
     "toy: scale is -1.0": toy(scale=-1.0),
     "toy: scale is nan": toy(scale=float("nan")),
     "toy: scale is inf": toy(scale=float("inf")),
+    "toy: scale is None; it must be a number": toy(scale=None),
+    "toy: labels in train are <U1 of shape (5,)": toy(labels={"train": np.array(list("abcde"))}),
+    "toy: labels are a ndarray, not arrays by split": toy(labels=np.zeros(5, int)),
+    "toy: splits are a ndarray, not arrays by split": toy(splits=ONES),
+    "a vaejax.Dataset is needed, not ndarray": ONES,
 }
 
 
@@ -160,6 +167,7 @@ def test_values_on_the_bounds_and_points_anywhere_pass():
     ends = np.zeros((2, 2, 2, 1)) + np.array([0.0, 16.0])[:, None, None, None]
     checked(toy(ends, ends, scale=16.0))
     checked(toy(ONES * 1e30, ONES * -1e30))
+    assert type(checked(toy(scale=np.float32(2))).scale) is float  # JSON can hold it
     checked(toy(np.full((2, 2, 2, 1), 255, np.uint8), np.zeros((2, 2, 2, 1), np.uint8)))
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import vaejax
+from vaejax.cli import main
 from vaejax.data.arrays import Dataset
-from vaejax.data.sources import dataset_from
+from vaejax.data.sources import dataset_from, make_transform
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.reporting.run import write_figures
+from vaejax.training.state import observed
 
 SPLITS = {"validation": 0.25, "test": 0.2, "seed": 3}
 
@@ -119,3 +121,65 @@ def test_figures_of_a_run_with_a_validation_split(tmp_path):
     config.splits.update(SPLITS)
     vaejax.fit(config, tmp_path, quiet=True)
     assert all(path.is_file() for path in write_figures(tmp_path))
+
+
+def test_a_run_finds_its_data_where_they_moved_and_other_data_when_told(tmp_path, capsys):
+    def command(*arguments):
+        status = main([*map(str, arguments)])
+        return status, capsys.readouterr().err
+
+    x = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1)).astype(np.uint8)
+    for name, rows in (("here", x), ("there", x), ("other", x[::-1])):
+        np.save(tmp_path / f"{name}.npy", rows)
+    run = ("--workdir", tmp_path / "run")
+    path = {p.stem: f"--config.datasets.arrays.path={p}" for p in tmp_path.glob("*.npy")}
+    tiny = ("--config", "configs/tiny.py:digits", "--config.dataset=arrays")
+    assert command("train", *run, *tiny, path["here"])[0] == 0
+    (tmp_path / "here.npy").unlink()
+    streamed = "--config.placement=streamed"
+    assert command("train", *run, *tiny, path["there"], streamed)[0] == 0  # complete
+    evaluate_ = ("evaluate", *run, "--importance-samples", "0")
+    assert "which does not exist" in command(*evaluate_)[1]
+    assert command(*evaluate_, path["there"])[0] == 0
+    assert command("figures", *run, path["there"])[0] == 0
+    for name in ("evaluate", "figures"):
+        status, error = command(name, *run, path["other"])
+        assert (status, "--other-data allows it" in error) == (2, True)
+    assert command(*evaluate_, path["other"], "--other-data")[0] == 0
+    assert command("figures", *run, path["other"], "--other-data")[0] == 0
+    status, error = command(*evaluate_, path["other"], "--config.seed=1", "--other-data")
+    assert (status, "seed: 0 != 1" in error) == (2, True)
+
+
+def test_figures_of_data_made_in_python_need_them_again(tmp_path):
+    config = vaejax.load_config("configs/tiny.py").unlock()
+    config.dataset = "arrays"
+    vaejax.fit(config, tmp_path, points(), quiet=True)
+    with pytest.raises(ValueError, match="a Dataset made in Python must be given again"):
+        write_figures(tmp_path)
+    assert all(path.is_file() for path in write_figures(tmp_path, points()))
+
+
+def test_something_is_always_held_out(tmp_path):
+    config = vaejax.load_config("configs/tiny.py").unlock()
+    config.splits.test = 0.0
+    with pytest.raises(
+        ValueError, match=r"points has no test split, and config\.splits\.test is 0"
+    ):
+        vaejax.fit(config, tmp_path / "run", points())
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_drawn_in_evaluation_is_the_same_for_every_run(tmp_path):
+    results = []
+    for seed in (0, 1):
+        config = vaejax.load_config("configs/tiny.py:digits").unlock()
+        config.update(seed=seed, observation="bernoulli", likelihood="bernoulli", num_steps=2)
+        model, state, config = vaejax.fit(config, tmp_path / str(seed), quiet=True)
+        data = dataset_from(config)
+        transform = make_transform(config, data)
+        rows = data.splits["test"]
+        results.append(np.asarray(observed(transform, rows, np.arange(len(rows)))))
+    np.testing.assert_array_equal(*results)
+    metrics = evaluate(tmp_path / "0", split="test", importance_samples=0)["metrics"]
+    assert "x drawn once per example" in metrics["elbo"]["protocol"]

@@ -11,7 +11,8 @@ from PIL import Image
 
 from vaejax.config import default_config
 from vaejax.data.arrays import Dataset
-from vaejax.data.sources import dataset_from
+from vaejax.data.prepare import listing
+from vaejax.data.sources import SOURCES, dataset_from
 
 
 def one_line(match: str):  # a ValueError of exactly one line
@@ -96,16 +97,16 @@ class Bomb:
 
 
 BAD = {
-    "Object arrays cannot be loaded": {"x": np.array([Bomb()])},
+    "plain arrays: it holds Python objects": {"x": np.array([Bomb()])},
     "holds y; 'x' or 'x_train' is missing": {"y": IMAGES},
     "holds nothing; 'x' or 'x_train' is missing": {},
     "holds both x and x_train": {"x": IMAGES, "x_train": IMAGES},
     "holds both labels and labels_train": {"x": IMAGES, "labels": [0], "labels_train": [0]},
     "holds x_valid, y; allowed are factors, .*x_validation": {"x": IMAGES, "x_valid": 0, "y": 0},
     "splits are .'test'.; 'train' is missing": {"x_test": IMAGES},
-    "labels of train are float64 of shape .20,.": {"x": IMAGES, "labels": POINTS[:, 0]},
-    "labels of train are int64 of shape ..; .*of shape .N,.": {"x": IMAGES, "labels": 3},
-    "factors of test are int64 of shape .20,.; .*N, F": {
+    "labels in train are float64 of shape .20,.": {"x": IMAGES, "labels": POINTS[:, 0]},
+    "labels in train are int64 of shape ..; .*of shape .N,.": {"x": IMAGES, "labels": 3},
+    "factors in test are int64 of shape .20,.; .*N, F": {
         "x": IMAGES,
         "x_test": IMAGES,
         "factors_test": np.arange(20),
@@ -222,3 +223,41 @@ def test_skipped_files_are_in_the_note_also_from_the_cache(tmp_path):
         data = data_of("image_folder", path=str(tmp_path / "p"), skip_unreadable=True)
         assert data.note.endswith(f"2 unreadable files skipped: {Path('a/2.png')}, b/77.png")
         assert len(data.splits["train"]) == 11
+
+
+@pytest.mark.parametrize("name", ["test", "Test", "val", "Training", "validation"])
+def test_a_split_is_never_taken_for_a_class(tmp_path, name):
+    write_folder(tmp_path / "p" / name)
+    write_folder(tmp_path / "p" / "other")
+    with one_line(f"p has a folder {name} and none named train"):
+        data_of("image_folder", path=str(tmp_path / "p"))
+
+
+def test_small_whole_numbers_need_a_scale(tmp_path):
+    np.save(tmp_path / "x.npy", (IMAGES > 128).astype(np.uint8))
+    with one_line("whole numbers from 0 to 1, which config.datasets.arrays.scale must explain"):
+        data_of("arrays", path=str(tmp_path / "x.npy"))
+    for scale in (1.0, 255.0):
+        assert data_of("arrays", path=str(tmp_path / "x.npy"), scale=scale).scale == scale
+
+
+def test_what_is_no_file_of_arrays_is_told_apart(tmp_path):
+    with one_line("is no file; a folder of images is config.dataset=image_folder"):
+        data_of("arrays", path=str(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    with one_line("pipe is no file"):
+        data_of("arrays", path=str(tmp_path / "pipe"))
+    np.save(tmp_path / "x.npy", IMAGES)
+    with one_line("x.npy is a file; it must be a folder of images"):
+        data_of("image_folder", path=str(tmp_path / "x.npy"))
+
+
+def test_list_shows_what_the_users_own_data_left_in_the_cache(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for index in range(3):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "pictures" / f"{index}.png")
+    folder = {"path": str(tmp_path / "pictures"), "size": 0, "crop": True, "channels": 3}
+    assert "besides" not in listing()
+    SOURCES["image_folder"](**folder, skip_unreadable=False)
+    line = listing().splitlines()[-1]
+    assert re.match(rf"  image_folder-\w+  0\.0 MB  the folder {tmp_path / 'pictures'}$", line)

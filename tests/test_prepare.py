@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -123,13 +124,28 @@ def test_what_is_in_the_cache_stays_untouched(raw, data, tmp_path):
     data("prepare", "mnist", "--from", raw, "--unverified")
     folder = tmp_path / "cache" / "data" / "mnist"
     before = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.iterdir()}
-    for arguments in ([], ["--from", tmp_path / "nowhere"], ["--download"]):
+    # Asked for other files than the unverified ones that are there, it does not say all is well.
+    for arguments, expected in (([], 0), (["--from", raw], 2), (["--download"], 2)):
         status, out = data("prepare", "mnist", *arguments)
-        assert (status, out.count("\n")) == (0, 1)
-        assert out.startswith("mnist is in the cache, made of idx files")
+        assert (status, out.count("\n")) == (expected, 1)
+        assert "mnist is in the cache, made of idx files" in out
         assert f"remove {folder}" in out
+    assert "nowhere does not exist" in data("prepare", "mnist", "--from", tmp_path / "nowhere")[1]
     after = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.iterdir()}
     assert before == after
+
+
+def test_a_directory_may_be_given_by_its_version_its_set_or_its_parent(root, data):
+    write_images(root / "mnist" / "3.0.1", *random_images(SIZES, (28, 28, 1)))
+    hashes = set()
+    for folder in (root, root / "mnist", root / "mnist" / "3.0.1"):
+        status, out = data("prepare", "mnist", "--from", folder)
+        assert (status, "3.0.1" in out) == (0, True)
+        hashes.add(out.split()[-1])
+        shutil.rmtree(cache.cache_folder() / "mnist")
+    assert len(hashes) == 1
+    status, error = data("prepare", "fashion_mnist", "--from", root / "mnist" / "3.0.1")
+    assert (status, "holds 'mnist', not 'fashion_mnist'" in error) == (2, True)
 
 
 def test_unknown_and_embedded_names(data):
@@ -262,7 +278,11 @@ def test_info_finds_a_byte_that_flipped(raw, data, file):
     content[-3] ^= 1
     path.write_bytes(content)
     status, error = data("info", "mnist")
-    assert (status, f"{path.parent} is damaged: {file} has changed" in error) == (2, True)
+    assert (status, f"{path.parent} is damaged ({file} has changed)" in error) == (2, True)
+    config = default_config().unlock()
+    config.dataset = "mnist"
+    with pytest.raises(ValueError, match="is damaged"):  # nor is it trained on
+        dataset_from(config)
 
 
 @pytest.mark.parametrize(("key", "value"), [("scale", 1.0), ("sha256", "0" * 64)])

@@ -135,7 +135,7 @@ def test_a_mapped_file_is_not_read_by_a_division(tmp_path, monkeypatch):
     assert parts.sha256 == "known"
     for rows in parts.splits.values():
         while isinstance(rows, Part):
-            rows = rows._rows
+            rows = rows.whole
         assert rows is mapped
     monkeypatch.undo()
     for split, places in positions(divide(data)).items():

@@ -222,7 +222,8 @@ def prepare(
             there = (
                 f"{name} is in the cache, made of {entry.note}; remove {folder} to make it again"
             )
-            if "INEXACT" in entry.note and (source is not None or download):
+            is_exact = not any(word in entry.note for word in ("INEXACT", "not verified"))
+            if not is_exact and (source is not None or download):
                 raise ValueError(there)
             return there
         entry = _prepared(name, crop, source, download, verify)

@@ -62,7 +62,7 @@ def check_same_run(workdir: Path, config: ConfigDict, card: dict[str, Any]) -> N
     config.data_sha256 = ""  # the cards tell more than the hash
     check_same_config(workdir, config)
     saved = saved_card(workdir) if (workdir / "dataset.json").exists() else card
-    if {**saved, "note": ""} != {**card, "note": ""}:
+    if {**saved, "name": "", "note": ""} != {**card, "name": "", "note": ""}:
         raise ValueError(f"{workdir} holds a run on other data than this {card['name']!r}")
 
 
