@@ -69,11 +69,10 @@ def test_both_placements_give_the_batches_of_the_order_over_epochs(images, num_d
         np.testing.assert_array_equal(first, expected[:, :1])
 
 
-@pytest.mark.parametrize("config", ["digits", "two_moons"])
-def test_runs_of_both_placements_write_the_same_metrics(tmp_path, config):
+def test_runs_of_both_placements_write_the_same_metrics(tmp_path):
     texts = []
     for placement in ("resident", "streamed"):
-        tiny = load_config(f"configs/tiny.py:{config}").unlock()
+        tiny = load_config("configs/tiny.py:digits").unlock()
         tiny.placement, tiny.regularizer, tiny.batch_size = placement, "factor", 8
         vaejax.fit(tiny, tmp_path / placement, quiet=True)
         texts.append((tmp_path / placement / "metrics.jsonl").read_text())
