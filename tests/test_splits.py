@@ -192,7 +192,7 @@ def test_a_changed_data_set_forgets_its_hash_and_a_divided_one_keeps_that_of_the
     assert with_hash(data) is data
     assert dataclasses.replace(data, splits={"train": X[::-1]}).sha256 == ""
     assert dataclasses.replace(data).sha256 == ""
-    with pytest.raises(ValueError, match="sha256"):
+    with pytest.raises((ValueError, TypeError), match="sha256"):  # the latter from Python 3.13 on
         dataclasses.replace(data, sha256="mine")
     assert divide(data).sha256 == with_hash(divide(data)).sha256 == data.sha256
     assert with_hash(divide(WHOLE)).sha256 not in ("", data.sha256)
