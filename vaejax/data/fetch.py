@@ -26,7 +26,7 @@ from vaejax.data.directories import (
     features_in,
     starts_as_jpeg,
 )
-from vaejax.data.public import cache_key, check_name, described, fitted
+from vaejax.data.public import as_published, cache_key, check_name
 
 _SECONDS = 3.0  # until a host that does not answer counts as unreachable
 _CHUNK = 1_000
@@ -95,7 +95,6 @@ def _convert(name: str, folder: Path, crop: int) -> None:
     wanted = Features("image", facts.label, facts.factors)
     features = features_in(builder, folder, wanted, strict=False)
     decoders = decoders_of(builder, features.x)
-    counts: dict[str, int] = {}
     are_jpeg: list[bool] = []
 
     def blocks(split: str) -> Blocks:
@@ -104,19 +103,11 @@ def _convert(name: str, folder: Path, crop: int) -> None:
         )
         while examples := list(itertools.islice(source, _CHUNK)):
             are_jpeg.append(starts_as_jpeg(examples[0][features.x]))
-            counts[split] = counts.get(split, 0) + len(examples)
             yield columns_of(folder, examples, features)
 
-    splits = {
-        split: fitted(name, folder, blocks(split), crop)
-        for split in SPLITS
-        if split in builder.info.splits
-    }
-
-    def note() -> str:
-        jpeg = any(are_jpeg) and not facts.is_jpeg
-        return described(name, f"the TFRecord directory {folder}", jpeg, counts)
-
+    splits = {split: blocks(split) for split in SPLITS if split in builder.info.splits}
+    source = f"the TFRecord directory {folder}"
+    splits, note = as_published(name, splits, crop, source, lambda: any(are_jpeg))
     key = cache_key(name, crop)
     cache.write(key, name, splits, scale=facts.scale, note=note, canonical=True)
 

@@ -62,16 +62,11 @@ def directory(
 
     Raises ValueError when it is that of another data set.
     """
-    facts = CATALOG[name]
     check_name(name, folder)
+    facts = CATALOG[name]
     splits = prepared_splits(folder, Features("image", facts.label, facts.factors), strict=False)
-    counts: dict[str, int] = {}
-    splits = {
-        split: fitted(name, folder, _counted(blocks, split, counts), crop)
-        for split, blocks in splits.items()
-    }
-    jpeg = not facts.is_jpeg and is_jpeg(folder)
-    return splits, lambda: described(name, f"the prepared directory {folder}", jpeg, counts)
+    source = f"the prepared directory {folder}"
+    return as_published(name, splits, crop, source, lambda: is_jpeg(folder))
 
 
 def check_name(name: str, folder: Path) -> None:
@@ -81,35 +76,48 @@ def check_name(name: str, folder: Path) -> None:
         raise ValueError(f"{folder} holds {other!r}, not {name!r}")
 
 
-def _counted(blocks: Blocks, split: str, counts: dict[str, int]) -> Blocks:
-    for columns in blocks:
-        counts[split] = counts.get(split, 0) + len(columns["x"])
-        yield columns
+def as_published(
+    name: str,
+    splits: Mapping[str, Blocks],
+    crop: int,
+    source: str,
+    are_jpeg: Callable[[], bool],
+) -> tuple[dict[str, Blocks], Callable[[], str]]:
+    """The splits with images of the published shape, and a note that says what else differs.
+
+    The note is to be asked for when all is read, and asks `are_jpeg` itself.
+    """
+    counts: dict[str, int] = {}
+
+    def fitted(split: str, blocks: Blocks) -> Blocks:
+        for columns in blocks:
+            x = _of_published_shape(name, columns["x"], crop, source)
+            counts[split] = counts.get(split, 0) + len(x)
+            yield {**columns, "x": x}
+
+    def note() -> str:
+        facts, reasons = CATALOG[name], []
+        if not facts.is_jpeg and are_jpeg():
+            reasons.append("its images are JPEG, not the pixels as published")
+        if counts != facts.sizes:
+            reasons.append(f"it has {_listed(counts)} examples, not {_listed(facts.sizes)}")
+        return f"{source}; INEXACT: {' and '.join(reasons)}" if reasons else source
+
+    return {split: fitted(split, blocks) for split, blocks in splits.items()}, note
 
 
-def described(name: str, source: str, jpeg: bool, counts: Mapping[str, int]) -> str:
-    """The note of a data set that does not come from the files as published."""
-    reasons = ["its images are JPEG, not the pixels as published"] if jpeg else []
-    if counts != CATALOG[name].sizes:
-        given, published = (
-            ", ".join(f"{size:,} {split}" for split, size in sizes.items())
-            for sizes in (counts, CATALOG[name].sizes)
-        )
-        reasons.append(f"it has {given} examples, not {published}")
-    return f"{source}; INEXACT: {' and '.join(reasons)}" if reasons else source
+def _listed(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{size:,} {split}" for split, size in sizes.items())
 
 
-def fitted(name: str, folder: Path, blocks: Blocks, crop: int) -> Blocks:
-    """The blocks with images of the published shape, cropped where they are to be."""
+def _of_published_shape(name: str, x: np.ndarray, crop: int, source: str) -> np.ndarray:
     wanted = CATALOG[name].x_shape
-    for columns in blocks:
-        x = columns["x"]
-        if crop and x.shape[1:] != wanted:
-            x = np.stack([_cropped(image, crop, wanted[0]) for image in x])
-        if x.shape[1:] != wanted:
-            shape = f"images have shape {x.shape[1:]}; they must be {wanted}"
-            raise ValueError(f"{name}: cannot read {folder}: {shape}")
-        yield {**columns, "x": x}
+    if crop and x.shape[1:] != wanted:
+        x = np.stack([_cropped(image, crop, wanted[0]) for image in x])
+    if x.shape[1:] != wanted:
+        shape = f"images have shape {x.shape[1:]}; they must be {wanted}"
+        raise ValueError(f"{name}: cannot read {source}: {shape}")
+    return x
 
 
 def _cropped(image: np.ndarray, crop: int, size: int) -> np.ndarray:
