@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vaejax.data.arrays import SPLITS, Dataset, Rows, default_scale, extremes
+from vaejax.data.arrays import SPLITS, Dataset, Rows, default_scale, extremes, pieces
 from vaejax.data.cache import kept
 from vaejax.data.directories import (
     Features,
@@ -56,16 +56,17 @@ def arrays(path: str, scale: float) -> Dataset:
 
 
 def _guessed(row: str, splits: Mapping[str, Rows]) -> float:
-    """`default_scale`; small whole numbers may be anything, and are refused."""
-    first = next(iter(splits.values()))
-    if first.dtype == np.uint8 and len(first):
-        highest = max(extremes(rows)[1] for rows in splits.values())
-        if 0 < highest <= _FEW:
+    """`default_scale`.  Raises ValueError for small whole numbers, which may mean anything."""
+    dtype = next(iter(splits.values())).dtype
+    blocks = (piece for rows in splits.values() for piece in pieces(rows))  # mostly one will do
+    if dtype == np.uint8 and not any((piece > _FEW).any() for piece in blocks):
+        highest = int(max((extremes(rows)[1] for rows in splits.values() if len(rows)), default=0))
+        if highest:
             raise ValueError(
-                f"all values are whole numbers from 0 to {highest:.0f}, which config.datasets.{row}"
-                f".scale must explain: {highest:.0f} makes the highest one 1, 255 is that of images"
+                f"all values are whole numbers from 0 to {highest}, which config.datasets.{row}"
+                f".scale must explain: {highest} makes the highest one 1, 255 is that of images"
             )
-    return default_scale(first.dtype)
+    return default_scale(dtype)
 
 
 def _loaded(file: Path) -> dict[str, np.ndarray]:
