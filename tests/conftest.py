@@ -22,6 +22,22 @@ PRIORS = ("standard_normal", "decoupled")
 REGULARIZERS = ("none", "beta_h", "beta_b", "beta_tc", "factor", "info")
 
 
+def one_line(match: str):
+    """A ValueError of exactly one line that `match`, a regular expression, is found in."""
+    return pytest.raises(ValueError, match=rf"\A(?=.*{match})[^\n]+\Z")
+
+
+def data_config(name: str, **row):
+    """The default config on the data set `name`, with values for its row."""
+    from vaejax.config import default_config
+
+    config = default_config()
+    with config.unlocked():
+        config.dataset = name
+        config.datasets[name].update(row)
+    return config
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

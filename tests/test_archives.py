@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import one_line
 from PIL import Image
-from test_raw import assert_same, examples, one_line, read
+from test_raw import assert_same, examples, read
 
 from vaejax.data.catalog import CATALOG
 from vaejax.data.images import decoded

@@ -6,6 +6,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import one_line
 
 from vaejax.data import arrays
 from vaejax.data.arrays import Dataset, Part, checked, default_scale, extremes, hashed, pieces
@@ -15,10 +16,6 @@ ONES = np.ones((5, 2), np.float32)
 IMAGES = np.full((5, 4, 3, 1), 0.5, np.float32)
 X = np.random.default_rng(0).integers(0, 256, (40, 3, 2, 1)).astype(np.uint8)
 SPOILED = ONES / np.array([[1], [1], [np.nan], [1], [np.nan]], np.float32)
-
-
-def one_line(match: str):  # a ValueError of exactly one line
-    return pytest.raises(ValueError, match=rf"\A(?=.*{match})[^\n]+\Z")
 
 
 def toy(train: np.ndarray = ONES, test: np.ndarray = ONES, **changes) -> Dataset:

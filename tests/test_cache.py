@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import one_line
 from toy_entry import SIZES, assert_same, blocks_of, file_of, toy, write
 
 from vaejax.data import cache
@@ -19,10 +20,6 @@ from vaejax.data.splits import with_hash
 def root(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("VAEJAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "data"
-
-
-def one_line(match: str):  # a ValueError of exactly one line
-    return pytest.raises(ValueError, match=rf"\A(?=.*{match})[^\n]+\Z")
 
 
 def in_memory(columns: dict, scale: float = 255.0) -> Dataset:

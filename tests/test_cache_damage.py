@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import one_line
 from toy_entry import assert_same, file_of, toy, write
 
 from vaejax.data import cache
@@ -21,10 +22,6 @@ X = toy()["train"]["x"]
 def root(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("VAEJAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "data"
-
-
-def one_line(match: str):  # a ValueError of exactly one line
-    return pytest.raises(ValueError, match=rf"\A(?=.*{match})[^\n]+\Z")
 
 
 class Opened:  # a file on a disk that is full after some operations

@@ -10,16 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import one_line
 from PIL import Image
 
 from vaejax.data import images
 from vaejax.data.images import centered, decoded, image_splits, resized
 
 BLACK = (0, 0, 0)
-
-
-def one_line(match: str):  # a ValueError of exactly one line
-    return pytest.raises(ValueError, match=rf"\A(?=.*{match})[^\n]+\Z")
 
 
 def picture(seed: int, height: int = 6, width: int = 6, channels: int = 3) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import one_line
 from directories import encoded
 from PIL import Image
 
@@ -13,10 +14,6 @@ from vaejax.config import default_config
 from vaejax.data.arrays import Dataset
 from vaejax.data.prepare import listing
 from vaejax.data.sources import SOURCES, dataset_from
-
-
-def one_line(match: str):  # a ValueError of exactly one line
-    return pytest.raises(ValueError, match=rf"\A(?=.*{match})[^\n]+\Z")
 
 
 def data_of(name: str, splits: dict | None = None, **row) -> Dataset:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from conftest import one_line
 from directories import encoded, random_images, write_images, write_prepared
 from PIL import Image
 
@@ -20,10 +21,6 @@ from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from
 
 REPOSITORY = Path(__file__).parents[1]
-
-
-def one_line(match: str):  # a ValueError of exactly one line
-    return pytest.raises(ValueError, match=rf"\A(?=.*{match})[^\n]+\Z")
 
 
 def data_of(**row) -> Dataset:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import data_config, one_line
 from directories import random_images, write_images, write_prepared
-from ml_collections import ConfigDict
 
-from vaejax.config import default_config
 from vaejax.data.arrays import Dataset
 from vaejax.data.catalog import CATALOG
 from vaejax.data.directories import unreadable
@@ -24,18 +23,6 @@ REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared" / "data"
 PREPARED = Path(os.environ.get("TFDS_DATA_DIR") or SHARED / "tfds")
 SIZES = {"train": 1_203, "test": 5}
-
-
-def config_of(name: str, **row) -> ConfigDict:
-    config = default_config()
-    with config.unlocked():
-        config.dataset = name
-        config.datasets[name].update(row)
-    return config
-
-
-def one_line(match: str):  # a ValueError of exactly one line
-    return pytest.raises(ValueError, match=rf"\A(?=.*{match})[^\n]+\Z")
 
 
 def pairs(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
@@ -62,7 +49,7 @@ def test_mnist_is_the_same_from_the_prepared_directory_and_from_the_raw_files(ro
     if not (PREPARED / "mnist").is_dir() or not (SHARED / "mnist_idx").is_dir():
         pytest.skip(f"no mnist in {PREPARED} and {SHARED}: set TFDS_DATA_DIR")
     monkeypatch.setenv("TFDS_DATA_DIR", str(PREPARED))
-    mnist = dataset_from(config_of("mnist"))
+    mnist = dataset_from(data_config("mnist"))
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert np.bincount(mnist.labels["train"]).tolist() == counts
     assert mnist.splits["train"].sum(dtype=np.int64) == 1_567_298_545
@@ -84,14 +71,14 @@ def test_the_order_and_the_version_of_a_directory_do_not_matter(root, monkeypatc
         monkeypatch.setenv("VAEJAX_CACHE", str(root / f"cache{len(found)}"))
         ordered = ({s: column[s][order[s]] for s in SIZES} for column in (images, labels))
         write_images(root / "svhn_cropped" / f"3.{9 + len(found)}.0", *ordered)
-        found.append(dataset_from(config_of("svhn_cropped")))
+        found.append(dataset_from(data_config("svhn_cropped")))
         assert f"3.{8 + len(found)}.0" in found[-1].note
     assert_equal(*found)
     for split in SIZES:
         assert pairs(found[0].splits[split], found[0].labels[split]) == pairs(
             images[split], labels[split]
         )
-    again = dataset_from(config_of("svhn_cropped"))
+    again = dataset_from(data_config("svhn_cropped"))
     assert_equal(again, found[0])
     assert again.note == f"cache of {found[1].note}"
 
@@ -109,7 +96,7 @@ def test_newest_version_counts_as_numbers_and_what_was_never_finished_does_not_c
     converted = '"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]'
     both = text.replace('"fileFormat": "array_record"', converted)
     (folder / "3.10.0" / "dataset_info.json").write_text(both)
-    data = dataset_from(config_of("svhn_cropped"))
+    data = dataset_from(data_config("svhn_cropped"))
     assert pairs(data.splits["train"], data.labels["train"]) == pairs(
         newest[0]["train"], newest[1]["train"]
     )
@@ -118,15 +105,15 @@ def test_newest_version_counts_as_numbers_and_what_was_never_finished_does_not_c
 def test_celeb_a_is_the_center_of_larger_images_and_has_no_labels(root):
     images, _ = random_images({"train": 3, "test": 2}, (80, 70, 3))
     write_images(root / "celeb_a" / "2.1.0", images)
-    data = dataset_from(config_of("celeb_a", crop=64))
+    data = dataset_from(data_config("celeb_a", crop=64))
     center = images["train"][:, 8:72, 3:67]
     assert pairs(data.splits["train"], np.zeros(3)) == pairs(center, np.zeros(3))
     assert data.labels == {}
     with one_line("it has 70x80 pixels; the crop takes 140x140"):
-        dataset_from(config_of("celeb_a"))
+        dataset_from(data_config("celeb_a"))
     write_images(root / "svhn_cropped" / "3.1.0", images)
     with one_line(r"images have shape \(80, 70, 3\); they must be \(32, 32, 3\)"):
-        dataset_from(config_of("svhn_cropped"))
+        dataset_from(data_config("svhn_cropped"))
 
 
 def test_dsprites_keeps_its_factors_in_their_order_and_goes_by_them(root):
@@ -143,7 +130,7 @@ def test_dsprites_keeps_its_factors_in_their_order_and_goes_by_them(root):
         {"image": encoded(images[i])} | dict(zip(names, factors[i], strict=True)) for i in order
     ]
     write_prepared(root / "dsprites" / "2.0.0", features, {"train": rows})
-    config = config_of("dsprites")
+    config = data_config("dsprites")
     config.splits.test = 0.0
     data = dataset_from(config, None)
     np.testing.assert_array_equal(data.splits["train"], images)
@@ -165,7 +152,7 @@ def test_damaged_directory_is_named_and_leaves_nothing_in_the_cache(root, damage
         if how == "gone":
             file.unlink()
     with one_line(f"cannot read {re.escape(str(folder))}.*: ."):
-        dataset_from(config_of("svhn_cropped"))
+        dataset_from(data_config("svhn_cropped"))
     assert not list((root.parent / "cache").rglob("*.npy"))
 
 
@@ -181,14 +168,14 @@ def test_absent_set_says_where_it_was_looked_for_and_writes_nothing(root, monkey
     prepare = f"`vaejax data prepare {name}" + (" --crop 140" if name == "celeb_a" else "")
     commands = f"{prepare} --from .*{prepare} --download`"
     with one_line(f"{re.escape(str(cache))}.*{re.escape(str(root / name))}.*{commands}"):
-        dataset_from(config_of(name))
+        dataset_from(data_config(name))
     monkeypatch.setenv("HOME", str(root))
     monkeypatch.setenv("TFDS_DATA_DIR", "~/own")
     with one_line(re.escape(str(root / "own" / name))):
-        dataset_from(config_of(name))
+        dataset_from(data_config(name))
     monkeypatch.delenv("TFDS_DATA_DIR")
     with one_line(re.escape(str(root / "tensorflow_datasets" / name))):
-        dataset_from(config_of(name))
+        dataset_from(data_config(name))
     assert not list(root.parent.iterdir())
 
 
@@ -210,11 +197,11 @@ def test_tfrecord_directory_is_told_apart(root):
     for text in ('{"fileFormat": "tfrecord"}', "{}"):
         info.write_text(text)
         with one_line(f"{re.escape(str(info.parent))} is prepared as tfrecord.*converts it"):
-            dataset_from(config_of("mnist"))
+            dataset_from(data_config("mnist"))
     for text in ("[]", "{", '{"alternativeFileFormats": 3}'):
         info.write_text(text)
         with one_line(f"cannot read {re.escape(str(info))}: ."):
-            dataset_from(config_of("mnist"))
+            dataset_from(data_config("mnist"))
 
 
 def test_copy_that_is_not_the_published_set_is_labeled(root):
@@ -224,11 +211,11 @@ def test_copy_that_is_not_the_published_set_is_labeled(root):
     lossy = "INEXACT: its images are JPEG, not the pixels as published"
     few = "it has 40 train, 9 test examples, not 50,000 train, 10,000 test"
     for source in ("the", "cache of the"):
-        note = dataset_from(config_of("cifar10")).note
+        note = dataset_from(data_config("cifar10")).note
         assert (
             note == f"{source} prepared directory {root / 'cifar10' / '3.0.2'}; {lossy} and {few}"
         )
-        note = dataset_from(config_of("svhn_cropped")).note
+        note = dataset_from(data_config("svhn_cropped")).note
         assert "INEXACT: it has 40 train" in note
         assert "JPEG" not in note
 
@@ -241,7 +228,7 @@ def test_exact_copy_is_not_labeled_and_neither_is_jpeg_of_what_was_published_as_
         monkeypatch.setitem(CATALOG, name, CATALOG[name]._replace(sizes=sizes))
         images, labels = random_images(sizes, shape)
         write_images(root / name / "1.0.0", images, labels if name == "cifar10" else None, format)
-        assert dataset_from(config_of(name)).note == f"the prepared directory {root / name}/1.0.0"
+        assert dataset_from(data_config(name)).note == f"the prepared directory {root / name}/1.0.0"
 
 
 def test_where_the_cache_cannot_be_written_the_data_come_all_the_same(root):
@@ -249,11 +236,11 @@ def test_where_the_cache_cannot_be_written_the_data_come_all_the_same(root):
     write_images(root / "cifar10" / "3.0.2", images, labels)
     (root.parent / "cache").write_text("a file in the place of the folder")
     with pytest.warns(UserWarning, match="cifar10 is not cached"):
-        in_memory = dataset_from(config_of("cifar10"))
+        in_memory = dataset_from(data_config("cifar10"))
     (root.parent / "cache").unlink()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cached = dataset_from(config_of("cifar10"))
+        cached = dataset_from(data_config("cifar10"))
     assert_equal(in_memory, cached)
     assert in_memory.note == cached.note
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import one_line
 
 from vaejax.data.catalog import CATALOG
 from vaejax.data.formats import named
@@ -16,10 +17,6 @@ from vaejax.data.raw import READERS, raw_splits
 REPOSITORY = Path(__file__).parents[1]
 MNIST = REPOSITORY.parent / "shared" / "data" / "mnist_idx"
 TRAIN_IMAGES, TRAIN_LABELS, *_ = CATALOG["mnist"].files
-
-
-def one_line(match: str):  # a ValueError of exactly one line
-    return pytest.raises(ValueError, match=rf"\A(?=.*{match})[^\n]+\Z")
 
 
 def read(name: str, path: Path, **options) -> tuple[dict[str, dict[str, np.ndarray]], str]:

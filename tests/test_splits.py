@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from conftest import one_line
 from toy_entry import blocks_of
 
 from vaejax.data import arrays, cache
@@ -15,10 +16,6 @@ X = np.random.default_rng(0).integers(0, 256, (40, 3, 2, 1)).astype(np.uint8)
 LABELS = np.arange(40) % 7
 FACTORS = np.stack([np.arange(40) // 8, np.arange(40) % 8], 1)
 WHOLE = Dataset("toy", {"train": X}, 255.0, {"train": LABELS}, {"train": FACTORS}, "drawn")
-
-
-def one_line(match: str):  # a ValueError of exactly one line
-    return pytest.raises(ValueError, match=rf"\A(?=.*{match})[^\n]+\Z")
 
 
 def divide(dataset: Dataset = WHOLE, validation=0.2, test=0.1, seed=0) -> Dataset:

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from conftest import data_config
 from scipy.special import ellipe
 
 from vaejax.config import default_config
@@ -15,14 +15,6 @@ from vaejax.data.shapes import FACTORS, shapes64
 from vaejax.data.sources import SOURCES, dataset_from
 from vaejax.data.splits import with_hash
 from vaejax.data.synthetic import swiss_roll, two_moons
-
-
-def config_of(name: str, **row) -> ConfigDict:
-    config = default_config()
-    with config.unlocked():
-        config.dataset = name
-        config.datasets[name].update(row)
-    return config
 
 
 def test_table_config_and_catalog_agree():
@@ -37,7 +29,7 @@ def test_digits_are_those_of_scikit_learn_and_no_image_is_in_both_splits():
     from sklearn.datasets import load_digits
 
     oracle = load_digits()
-    data = dataset_from(config_of("digits"))
+    data = dataset_from(data_config("digits"))
     train, test = data.splits["train"], data.splits["test"]
     np.testing.assert_array_equal(np.concatenate([train, test]), oracle.images[..., None])
     np.testing.assert_array_equal(np.concatenate([*data.labels.values()]), oracle.target)
@@ -47,7 +39,7 @@ def test_digits_are_those_of_scikit_learn_and_no_image_is_in_both_splits():
 
 
 def test_promised_hash_is_kept_or_one_line_says_which_one_it_is():
-    config = config_of("digits")
+    config = data_config("digits")
     sha256 = dataset_from(config).sha256
     config.data_sha256 = sha256
     config.splits.validation = 0.1
@@ -58,7 +50,7 @@ def test_promised_hash_is_kept_or_one_line_says_which_one_it_is():
 
 
 def test_splits_of_the_config_are_taken_from_train_alone():
-    config, whole = config_of("digits"), dataset_from(config_of("digits"))
+    config, whole = data_config("digits"), dataset_from(data_config("digits"))
     config.splits.update({"validation": 0.2, "test": 0.3, "seed": 4})  # digits have a test split
     data = dataset_from(config)
     assert {split: len(rows) for split, rows in data.splits.items()} == {
@@ -104,7 +96,7 @@ def test_moons_noise_has_the_asked_deviation_and_its_own_stream_by_split_and_see
 
 @pytest.mark.parametrize("x_shape", [(8, 8, 1), (28, 28, 1), (64, 48, 3), (2,)])
 def test_stand_in_is_smooth_and_differs_between_examples(x_shape):
-    data = dataset_from(config_of("stand_in", x_shape=x_shape, num_train=64, num_test=16))
+    data = dataset_from(data_config("stand_in", x_shape=x_shape, num_train=64, num_test=16))
     assert data.x_shape == x_shape
     rows = np.concatenate([data.splits["train"], data.splits["test"]]).astype(float)
     assert len({row.tobytes() for row in rows}) == len(rows)
@@ -223,4 +215,4 @@ BAD = [
 def test_bad_hyper_parameters_get_one_line(name, key, value):
     match = re.escape(f"{name}: ") + rf"[^\n]*{re.escape(f'{key} is {value}')}[^\n]*\Z"
     with pytest.raises(ValueError, match=match):
-        dataset_from(config_of(name, **{key: value}))
+        dataset_from(data_config(name, **{key: value}))
