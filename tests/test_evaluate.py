@@ -3,19 +3,23 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import vaejax
 from vaejax.data.sources import dataset_from
 from vaejax.data.transforms import scaled
+from vaejax.evaluation.aggregate import aggregate_log_density
 from vaejax.evaluation.costs import split_costs
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.evaluation.latent import codes, density_grid
+from vaejax.models.vae import initial_variables, make_model
 from vaejax.objectives.regularizers import make_method
+from vaejax.parallel import example_keys
 from vaejax.reporting.run import prior_samples
-from vaejax.training.state import initial_state
-from vaejax.training.validation import make_split_terms, means
+from vaejax.training.state import EVALUATE, initial_state, stream_key
+from vaejax.training.validation import in_blocks, make_split_terms, means
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,68 @@ def test_base_codes_are_codes_through_the_flow(method):
     back = model.apply(state.variables(), drawn.z0, method=lambda vae, z0: vae.prior.from_base(z0))
     np.testing.assert_allclose(back, drawn.z, atol=1e-4)
     assert not np.allclose(drawn.z, drawn.z0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 39, 40, 500])
+def test_codes_do_not_depend_on_the_batch_size(method, batch_size):
+    model, _, state, data, _ = method
+    rows, settings = data.splits["test"], {"transform": scaled(1.0), "seed": 0}
+    drawn = codes(model, state.variables(), rows, **settings, batch_size=batch_size)
+    keys = example_keys(stream_key(0, EVALUATE), jnp.arange(len(rows)))
+    code = model.apply(state.variables(), jnp.asarray(rows), keys, method="encode")
+    z0 = model.apply(state.variables(), code.z, method=lambda vae, z: vae.prior.to_base(z))
+    expected = (code.z, z0, code.mean, code.q.stddev())
+    for found, whole in zip(drawn, expected, strict=True):
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_codes_are_the_components_of_the_aggregate_posterior(method):
+    """A component alone has the density of its own code; all together are their mean."""
+    model, _, state, data, _ = method
+    variables, rows = state.variables(), data.splits["test"]
+    drawn = codes(model, variables, rows, transform=scaled(1.0), seed=0)
+    keys = example_keys(stream_key(0, EVALUATE), jnp.arange(len(rows)))
+    code = model.apply(variables, jnp.asarray(rows), keys, method="encode")
+    alone = [
+        aggregate_log_density(*(a[i : i + 1] for a in drawn[::2]), drawn.scale[i : i + 1])
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(np.ravel(alone), code.log_q[:3], rtol=1e-4, atol=1e-4)
+    every = code.q.log_prob(drawn.z[:, None])  # (P, N)
+    expected = np.log(np.mean(np.exp(np.asarray(every, np.float64)), axis=1))
+    density = aggregate_log_density(drawn.z, drawn.mean, drawn.scale)
+    np.testing.assert_allclose(density, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_codes_without_a_density_have_no_scale(method):
+    *_, data, config = method
+    config = config.copy_and_resolve_references()
+    config.posterior, config.prior, config.regularizer = "deterministic", "standard_normal", "none"
+    model = make_model(config, data.x_shape)
+    params, stats = initial_variables(model, jax.random.key(0), data.x_shape)
+    variables = {"params": params, "batch_stats": stats}
+    drawn = codes(model, variables, data.splits["test"], transform=scaled(1.0), seed=0)
+    assert drawn.scale is None
+    np.testing.assert_array_equal(drawn.z, drawn.mean)
+
+
+def test_a_block_is_fetched_once_the_next_one_runs_and_before_a_third():
+    events = []
+
+    class Result:
+        def __init__(self, indices):
+            self.indices = indices
+            events.append(f"start {indices[0]}")
+
+        def __array__(self, dtype=None, copy=None):
+            events.append(f"fetch {self.indices[0]}")
+            return self.indices
+
+    blocks = in_blocks(lambda rows, indices: Result(indices), np.zeros(8), 3)
+    found = [(values.tolist(), done) for values, done in blocks]
+    assert found == [([0, 1, 2], 3), ([3, 4, 5], 6), ([6, 7], 8)]
+    order = ["start 0", "start 3", "fetch 0", "start 6", "fetch 3", "fetch 6"]
+    assert events == order
 
 
 @pytest.mark.parametrize("base", [False, True])

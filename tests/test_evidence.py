@@ -19,6 +19,7 @@ from vaejax.models.likelihoods import gaussian
 from vaejax.models.posteriors import DiagonalGaussian
 from vaejax.models.priors import Decoupled, StandardNormal
 from vaejax.models.vae import VAE
+from vaejax.training import validation
 
 MSE_WEIGHT, SCALE = 2.0, 4.0  # s2 = 1 / (2 w); x = raw / SCALE
 S2 = 1 / (2 * MSE_WEIGHT)
@@ -187,6 +188,46 @@ def test_progress_counts_every_example_once(reference):
     done = []
     made.bound(2, batch_size=10, progress=done.append)
     assert done == [10, 20, 23]
+
+
+class Convolved(nn.Module):
+    """`Linear`, then a native convolution that changes nothing."""
+
+    @nn.compact
+    def __call__(self, z, train=False):
+        x = nn.Dense(3)(z)
+        convolution = nn.Conv(1, (1, 1), kernel_init=nn.initializers.ones, name="same")
+        return convolution(x.reshape(-1, 3, 1, 1)).reshape(-1, 3)
+
+
+@pytest.mark.parametrize(("chunk", "batch_size"), [(None, None), (3, 10)])
+def test_a_decoder_with_convolutions_has_the_same_bound(chunk, batch_size, reference):
+    """Its chunks are calls on a CPU, not a loop."""
+    made, expected = reference
+    params = made.variables["params"]
+    same = {"kernel": np.ones((1, 1, 1, 1), np.float32), "bias": np.zeros(1, np.float32)}
+    variables = {"params": params | {"decoder": params["decoder"] | {"same": same}}}
+    other = made._replace(model=made.model.clone(decoder=Convolved()), variables=variables)
+    given = other.bound(7, chunk=chunk, batch_size=batch_size)
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 3_000])
+def test_no_more_is_decoded_at_once_than_the_backend_likes(num_samples, reference, monkeypatch):
+    made, _ = reference
+    monkeypatch.setitem(validation._LAYER_BYTES, jax.default_backend(), 100 * 3 * 4)
+    assert validation.num_at_once(made.model, made.variables, (3,), ("decoder",)) == 100
+    sizes = []
+
+    class Counting(nn.Module):
+        @nn.compact
+        def __call__(self, z, train=False):
+            sizes.append(len(z))
+            return nn.Dense(3)(z)
+
+    made._replace(model=made.model.clone(decoder=Counting())).bound(num_samples)
+    at_most = min(100, 23 * num_samples)
+    assert 0.7 * at_most < max(sizes) <= at_most
 
 
 @pytest.mark.parametrize("count", [0, -1])

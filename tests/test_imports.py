@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "vaejax").rglob("*.py"))
-ROOMS = ("types", "probability", "progress", "parallel", "config", "data", "models", "objectives")
-ROOMS += ("training", "expost", "evaluation", "reporting", "cli", "__main__")
+ROOMS = ("types", "probability", "progress", "parallel", "config", "data", "compilation")
+ROOMS += ("models", "objectives", "training", "expost", "evaluation", "reporting", "benchmark")
+ROOMS += ("cli_data", "cli_bench", "cli", "__main__")
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
 NOT_AT_IMPORT = {"tensorflow", "tensorflow_datasets", "tensorboardX", "sklearn"}

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from vaejax.config import build, default_config
-from vaejax.models.likelihoods import LIKELIHOODS
+from vaejax.models.likelihoods import LIKELIHOODS, event_log_prob
+from vaejax.probability import distrax
 
 every_likelihood = pytest.mark.parametrize("name", LIKELIHOODS)
 X_SHAPES = [(2,), (3, 4, 1)]
@@ -88,6 +89,36 @@ def test_pixels_are_independent_and_so_are_examples(name, x_shape):
     output, x = pair(x_shape)
     pixels = log_prob(name, output.reshape(-1, 1), x.reshape(-1, 1)).reshape(len(x), -1)
     np.testing.assert_allclose(log_prob(name, output, x), pixels.sum(axis=1), rtol=1e-5)
+
+
+@every_likelihood
+@pytest.mark.parametrize("x_shape", X_SHAPES)
+def test_sum_over_the_event_is_that_of_the_distribution(name, x_shape):
+    """Its gradient too, and in float32 whatever the backend's products round to."""
+    output, x = pair(x_shape)
+    likelihood, variables = made(name)
+    weights = np.random.default_rng(1).normal(size=len(x)).astype(np.float32)
+
+    def weighted(output, event_log_prob):
+        found = event_log_prob(likelihood.apply(variables, output), x)
+        return jnp.sum(weights * found), found
+
+    def summed(of):
+        return jax.jit(jax.grad(functools.partial(weighted, event_log_prob=of), has_aux=True))
+
+    found, expected = summed(event_log_prob), summed(lambda d, x: d.log_prob(x))
+    for one, other in zip(found(output), expected(output), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    program = str(jax.make_jaxpr(found)(output))
+    assert program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == 2
+    assert program.count("dot_general[") == 2
+
+
+def test_a_density_that_is_no_product_over_pixels_is_taken_as_it_is():
+    mean, scale = np.zeros(2, np.float32), np.array([[1.0, 0.0], [0.5, 2.0]], np.float32)
+    correlated = distrax.MultivariateNormalTri(mean, scale)
+    x = pair((2,))[1]
+    np.testing.assert_array_equal(event_log_prob(correlated, x), correlated.log_prob(x))
 
 
 @every_likelihood

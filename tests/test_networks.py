@@ -1,15 +1,20 @@
 """Trunks have the published sizes, and each does what its description says."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vaejax.config import default_config
-from vaejax.models import networks
-from vaejax.models.networks import DECODERS, ENCODERS, Critic, MLPDecoder, MLPEncoder
+from vaejax.models.layers import VALID, Layers
+from vaejax.models.networks import (
+    DECODERS,
+    ENCODERS,
+    CelebADecoder,
+    Critic,
+    MLPDecoder,
+    MLPEncoder,
+)
 from vaejax.models.vae import make_model
 
 # Encoder + posterior head, and decoder, as (constant, per latent dimension).  Biases and batch norm
@@ -151,7 +156,7 @@ def test_mlp_is_affine_exactly_when_the_leaky_slope_is_one(module, slope):
 @pytest.mark.parametrize("slope", [1.0, 0.01])
 def test_celeba_decoder_is_affine_exactly_when_the_leaky_slope_is_one(slope):
     """In evaluation mode, where batch norm is affine: no other nonlinearity hides anywhere."""
-    net = networks.CelebADecoder((64, 64, 1), leaky_slope=slope)
+    net = CelebADecoder((64, 64, 1), leaky_slope=slope)
     a, b = normal(2, 1, 2)
     variables = drawn(net, a)
     apply = jax.jit(net.apply)
@@ -160,19 +165,23 @@ def test_celeba_decoder_is_affine_exactly_when_the_leaky_slope_is_one(slope):
 
 
 def test_upsampling_is_nearest_with_repeated_edges():
-    x = normal(2, 3, 5, 4)
-    expected = np.empty((2, 8, 12, 4), np.float32)
-    for row, column in itertools.product(range(8), range(12)):
-        source = np.clip(row - 1, 0, 5) // 2, np.clip(column - 1, 0, 9) // 2
-        expected[:, row, column] = x[:, source[0], source[1]]
-    np.testing.assert_array_equal(networks._upsampled(jnp.asarray(x)), expected)
+    """Before the convolution: each of its taps alone reads one pixel."""
+    x, taps = normal(2, 3, 5, 1), np.eye(9, dtype=np.float32).reshape(3, 3, 1, 9)
+    params = {"kernel": taps, "bias": np.zeros(9, np.float32)}
+    found = Layers().upsampling(9).apply({"params": params}, x)
+    expected = np.empty((2, 6, 10, 9), np.float32)
+    for row, column, tap in np.ndindex(expected.shape[1:]):
+        row_read, column_read = row + tap // 3, column + tap % 3  # of the edged image
+        source = np.clip(row_read - 1, 0, 5) // 2, np.clip(column_read - 1, 0, 9) // 2
+        expected[:, row, column, tap] = x[:, source[0], source[1], 0]
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(
     ("transposed", "plain"),
     [
-        (networks._doubling(5), networks._halving(3)),
-        (networks._growing(5), networks._conv3(3, networks._VALID)),
+        (Layers().doubling(5), Layers().halving(3)),
+        (Layers().growing(5), Layers().conv3(3, VALID)),
     ],
     ids=["doubling", "growing"],
 )

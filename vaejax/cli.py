@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vaejax.cli_bench import bench_command
+from vaejax.cli_data import data_commands
+
 _CONFIG_HELP = """
 Any key of the config can be overridden, for example
   --config.prior=decoupled --config.regularizer=beta_tc --config.regularizers.beta_tc.beta=6
@@ -58,6 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(commands, "train", _train, "train a run, or continue it", _CONFIG_HELP)
     train.add_argument("--devices", type=int, metavar="N", help="default: all that fit the batch")
     train.add_argument("--quiet", action="store_true", help="no progress")
+    train.add_argument(
+        "--replicas",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUES",
+        help="a run for every combination, as one program: seed=0:8 schedules.KEY=1e-4,1e-3",
+    )
+    train.add_argument(
+        "--estimate", action="store_true", help="say what it will cost, and train nothing"
+    )
 
     evaluate = _command(commands, "evaluate", _evaluate, "write evaluation.json of a run")
     evaluate.add_argument(
@@ -80,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--other-data", action="store_true", help="although the run was trained on other data"
         )
-    _data_commands(commands)
+    bench_command(commands)
+    data_commands(commands)
     return parser
 
 
@@ -104,60 +118,12 @@ def _command(
     return parser
 
 
-def _data_commands(commands: Any) -> None:
-    text = "data sets: which there are, where they are cached, how they come there"
-    data = commands.add_parser("data", help=text, description=text, allow_abbrev=False)
-    actions = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    tell = actions.add_parser("list", help="every data set with a name", allow_abbrev=False)
-    tell.set_defaults(command=_data_list)
-    info = actions.add_parser("info", help="all about one of them", allow_abbrev=False)
-    info.set_defaults(command=_data_info)
-    prepare = actions.add_parser("prepare", help="put one into the cache", allow_abbrev=False)
-    prepare.set_defaults(command=_data_prepare)
-    for parser in (info, prepare):
-        parser.add_argument("name", metavar="NAME")
-    prepare.add_argument(
-        "--from", dest="source", type=Path, metavar="PATH", help="raw files, or a TFDS directory"
-    )
-    prepare.add_argument(
-        "--crop", type=int, metavar="PIXELS", help="of the center crop of celeb_a (default: 140)"
-    )
-    prepare.add_argument("--download", action="store_true", help="by TFDS, in its own process")
-    prepare.add_argument(
-        "--unverified", action="store_true", help="accept files of another SHA-256 than published"
-    )
-
-
-def _data_list(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from vaejax.data.prepare import listing
-
-    print(listing())
-    return 0
-
-
-def _data_info(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from vaejax.data.prepare import information
-
-    print(information(arguments.name))
-    return 0
-
-
-def _data_prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from vaejax.data.prepare import prepare
-
-    done = prepare(
-        arguments.name,
-        arguments.source,
-        crop=arguments.crop,
-        download=arguments.download,
-        verify=not arguments.unverified,
-    )
-    print(done)
-    return 0
-
-
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     config = _resolved_config(arguments, overrides)
+    if arguments.estimate:
+        return _estimate(config, arguments)
+    if arguments.replicas:
+        return _train_replicas(config, arguments)
     from vaejax.training.loop import fit
 
     _, state, _ = fit(
@@ -175,6 +141,28 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
+def _train_replicas(config: Any, arguments: argparse.Namespace) -> int:
+    from vaejax.training.replicas import fit_replicas, parsed_sweep
+
+    if arguments.checkpoint is not None:
+        raise ValueError("--checkpoint goes back in one run; give its folder as --workdir")
+    sweep = parsed_sweep(arguments.replicas, config)
+    given = {"num_devices": arguments.devices, "quiet": arguments.quiet}
+    for folder in fit_replicas(config, sweep, arguments.workdir, **given):
+        print(folder)
+    return 0
+
+
+def _estimate(config: Any, arguments: argparse.Namespace) -> int:
+    from vaejax.benchmark.estimate import cost_estimate, estimate_text
+    from vaejax.data.sources import dataset_from
+    from vaejax.parallel import usable_devices
+
+    devices = usable_devices(config.batch_size, arguments.devices)
+    print(estimate_text(cost_estimate(config, dataset_from(config), devices)))
+    return 0
+
+
 def _stopped(arguments: argparse.Namespace, step: int) -> str:
     same = "the same command" + (" without --checkpoint" if arguments.checkpoint else "")
     return f"stopped and saved at step {step}; {same} goes on"
@@ -182,9 +170,11 @@ def _stopped(arguments: argparse.Namespace, step: int) -> str:
 
 def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     config, data = _run_config(arguments, overrides, arguments.other_data)
+    from vaejax.compilation import keep_compiled_programs
     from vaejax.evaluation.evaluate import evaluate
     from vaejax.reporting.summary import summary
 
+    keep_compiled_programs()
     result = evaluate(
         arguments.workdir,
         data(),
@@ -200,8 +190,10 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _sample(arguments: argparse.Namespace, overrides: list[str]) -> int:
     _run_config(arguments, overrides)
+    from vaejax.compilation import keep_compiled_programs
     from vaejax.reporting.run import write_samples
 
+    keep_compiled_programs()
     for path in write_samples(
         arguments.workdir, arguments.num, arguments.seed, checkpoint=arguments.checkpoint
     ):
@@ -211,8 +203,10 @@ def _sample(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _figures(arguments: argparse.Namespace, overrides: list[str]) -> int:
     _, data = _run_config(arguments, overrides, arguments.other_data)
+    from vaejax.compilation import keep_compiled_programs
     from vaejax.reporting.run import write_figures
 
+    keep_compiled_programs()
     given = {"checkpoint": arguments.checkpoint, "other_data": arguments.other_data}
     for path in write_figures(arguments.workdir, data(), **given):
         print(path)

@@ -50,7 +50,27 @@ def example_keys(key: Array, indices: Array) -> Array:
 
 def replicated(tree: Any, devices: Sequence[Device]) -> Any:
     """`tree` on every device, laid out as `pmap` returns it; any other layout compiles twice."""
-    return jax.device_put(tree, NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec()))
+    return jax.device_put(tree, _layout(devices))
+
+
+def sharded(tree: Any, devices: Sequence[Device]) -> Any:
+    """Leaves (devices, ...), each device with its part."""
+    return jax.device_put(tree, _layout(devices, AXIS))
+
+
+def compile_ahead(
+    function: Any, like: Any, arguments: Sequence[Any], devices: Sequence[Device]
+) -> None:
+    """Compile a `pmapped` function for a replicated first argument of the shapes of `like`."""
+    layout = _layout(devices)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), like
+    )
+    function.lower(shapes, *arguments).compile()
+
+
+def _layout(devices: Sequence[Device], *axes: str) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*axes))
 
 
 def usable_devices(batch_size: int, num_devices: int | None = None) -> Sequence[Device]:

@@ -6,6 +6,7 @@ the plural table (`config.priors.decoupled`).  Every row is the keyword argument
 
 from vaejax.config.defaults import CHOICES, default_config
 from vaejax.config.files import (
+    check_key,
     check_same_config,
     differing_keys,
     from_json,
@@ -14,15 +15,17 @@ from vaejax.config.files import (
     saved_config,
     to_json,
 )
-from vaejax.config.lookup import build, nearest, unknown, validate
+from vaejax.config.lookup import build, fails, nearest, unknown, validate
 from vaejax.config.presets import with_preset
 
 __all__ = [
     "CHOICES",
     "build",
+    "check_key",
     "check_same_config",
     "default_config",
     "differing_keys",
+    "fails",
     "from_json",
     "load_config",
     "nearest",

@@ -45,7 +45,10 @@ def default_config() -> ConfigDict:
             "regularizer": "beta_tc",
             "optimizer": "adam",
             "schedule": "constant",
+            "convolutions": "auto",  # how they are computed: "native", or "matmul"
+            "compute_dtype": "float32",  # of encoder and decoder, or "bfloat16"; all else stays
             "placement": "auto",  # of the train split: "resident" on the device, or "streamed"
+            "steps_per_dispatch": 0,  # that the devices take without the host; 0: as measured
             "batch_size": 100,
             "num_steps": 10_000,
             "log_every": 100,

@@ -16,6 +16,8 @@ from vaejax.config.lookup import nearest, validate
 # Beginnings of keys, as `differing_keys` writes them.
 _PLACES = (
     "placement:",
+    "convolutions:",
+    "steps_per_dispatch:",
     "datasets.arrays.path:",
     "datasets.image_folder.path:",
     "datasets.tfds.data_dir:",
@@ -60,7 +62,7 @@ def overridden(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     """
     for argument in arguments:
         if argument.startswith("--config."):
-            _check_key(config, argument.partition("=")[0].removeprefix("--config."))
+            check_key(config, argument.partition("=")[0].removeprefix("--config."))
     flag_values = flags.FlagValues()
     argv = ["vaejax", *arguments]
     try:
@@ -72,7 +74,7 @@ def overridden(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     return config.lock()
 
 
-def _check_key(config: ConfigDict, dotted: str) -> None:
+def check_key(config: ConfigDict, dotted: str) -> None:
     """Raise ValueError when `dotted` (e.g. "priors.decoupled.width") is no key of the config."""
     node: Any = config
     for depth, part in enumerate(dotted.split(".")):
@@ -142,8 +144,8 @@ def saved_config(workdir: Path) -> ConfigDict:
 def check_same_config(workdir: Path, config: ConfigDict, other_data: bool = False) -> None:
     """Raise ValueError, naming the differing keys, unless `workdir` holds a run of `config`.
 
-    Where the data lie and how they are fed does not count, for the hash tells their content; with
-    `other_data`, neither does anything else about them.
+    Where the data lie, how they are fed and how convolutions are computed does not count; with
+    `other_data`, neither does anything else about the data.
     """
     saved, given = saved_config(workdir), from_json(to_json(config))
     ignored = _DATA if other_data else _PLACES

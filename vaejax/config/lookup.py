@@ -11,10 +11,15 @@ from ml_collections import ConfigDict
 
 from vaejax.config.defaults import CHOICES, default_config
 
-REDUCTIONS = ("mean", "published_sum")
-PLACEMENTS = ("auto", "resident", "streamed")
+# Choices without hyper-parameters: key -> names.
+NAMES = {
+    "reduction": ("mean", "published_sum"),
+    "placement": ("auto", "resident", "streamed"),
+    "convolutions": ("auto", "native", "matmul"),
+    "compute_dtype": ("float32", "bfloat16"),
+}
 # Integers and floats are at least 1 and 0; these may be lower.
-_MAY_BE_ZERO = ("seed", "warmup_steps", "size")
+_MAY_BE_ZERO = ("seed", "warmup_steps", "size", "steps_per_dispatch")
 _MAY_BE_NEGATIVE = ("alpha",)
 
 
@@ -25,10 +30,9 @@ def validate(config: ConfigDict) -> None:
     for choice, table in CHOICES.items():
         if tree[choice] not in tree[table]:
             raise unknown(choice, tree[choice], tree[table])
-    if config.reduction not in REDUCTIONS:
-        raise unknown("reduction", config.reduction, REDUCTIONS)
-    if config.placement not in PLACEMENTS:
-        raise unknown("placement", config.placement, PLACEMENTS)
+    for key, names in NAMES.items():
+        if tree[key] not in names:
+            raise unknown(key, tree[key], names)
     if config.splits.validation + config.splits.test >= 1:
         fractions = f"{config.splits.validation} and {config.splits.test}"
         raise ValueError(f"config.splits takes {fractions} of the data; their sum must be below 1")
@@ -71,6 +75,11 @@ def _check_value(value: Any, default: Any, path: str) -> None:
     least = 0 if isinstance(default, float) or key in _MAY_BE_ZERO else 1
     if value < least and key not in _MAY_BE_NEGATIVE:
         raise ValueError(f"{path} is {value!r}; it must be at least {least}")
+
+
+def fails(condition: Any) -> bool:
+    """Whether a hyper-parameter is refused; a traced one, in a sweep, was looked at before."""
+    return isinstance(condition, bool) and condition
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from vaejax.data.arrays import Rows
 from vaejax.data.transforms import Transform
 from vaejax.models.vae import VAE
 from vaejax.parallel import example_keys
 from vaejax.training.state import EVALUATE, observed, stream_key
+from vaejax.training.validation import num_at_once, over_split
 
 
 class Codes(NamedTuple):
-    """One draw of q(z|x) per example, in both spaces, and its center."""
+    """One draw of q(z|x) per example, in both spaces, and q(z|x) itself where it is Gaussian."""
 
     z: Any  # (N, D) representation space
     z0: Any  # (N, D) generation space, g(z)
     mean: Any  # (N, D)
+    scale: Any = None  # (N, D); None where q(z|x) has no closed form
 
 
 def codes(
-    model: VAE, variables: Mapping[str, Any], rows: np.ndarray, *, transform: Transform, seed: int
+    model: VAE,
+    variables: Mapping[str, Any],
+    rows: Rows,
+    *,
+    transform: Transform,
+    seed: int,
+    batch_size: int | None = None,
 ) -> Codes:
-    """Draws of the aggregate posterior.  rows: (N, *X) raw -> Codes."""
+    """Draws of the aggregate posterior, and its components.  rows: (N, *X) raw -> Codes.
+
+    The draw of an example depends on its index alone, so `batch_size`, chosen for speed unless
+    given, changes nothing but memory.
+    """
+    return make_codes(model, transform=transform, seed=seed, batch_size=batch_size)(variables, rows)
+
+
+def make_codes(
+    model: VAE, *, transform: Transform, seed: int, batch_size: int | None = None
+) -> Callable[[Mapping[str, Any], Rows], Codes]:
+    """`codes` for several splits or states: (variables, rows) -> Codes, compiled once."""
 
     def both_spaces(vae: VAE, x: Any, keys: Any) -> Codes:
         code = vae.encode(x, keys)
-        return Codes(code.z, vae.prior.to_base(code.z), code.mean)
+        scale = None if code.q is None else code.q.stddev()
+        return Codes(code.z, vae.prior.to_base(code.z), code.mean, scale)
 
     @jax.jit
-    def encoded(variables: Any, rows: Any) -> Codes:
-        indices = jnp.arange(len(rows))
+    def encoded(variables: Any, rows: Any, indices: Any) -> Codes:
         x = observed(transform, rows, indices)
         keys = example_keys(stream_key(seed, EVALUATE), indices)
         return nn.apply(both_spaces, model)(variables, x, keys)
 
-    return Codes(*map(np.asarray, encoded(variables, rows)))
+    def codes_of(variables: Mapping[str, Any], rows: Rows) -> Codes:
+        size = batch_size or num_at_once(model, variables, rows.shape[1:], ("encoder",))
+        return over_split(functools.partial(encoded, variables), rows, size)
+
+    return codes_of
 
 
 def density_grid(

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.scipy.special import logsumexp
 
 from vaejax.data.arrays import Rows
-from vaejax.data.batches import blocks
 from vaejax.data.transforms import Transform
+from vaejax.evaluation.logsums import LogSum, no_terms
+from vaejax.models.likelihoods import event_log_prob
 from vaejax.models.vae import VAE
 from vaejax.parallel import example_keys
 from vaejax.training.state import EVALUATE, observed, stream_key
+from vaejax.training.validation import even_size, in_blocks, num_at_once
 from vaejax.types import Array
+
+_EXAMPLES = 10  # a block of examples where each has many samples; progress is by block
+
+
+class _Block(NamedTuple):
+    """Examples, and what all their samples share."""
+
+    x: Array  # (B, *X)
+    features: Array  # (B, F)
+    keys: Array  # (B,)
 
 
 def importance_weighted_bound(
@@ -28,44 +39,71 @@ def importance_weighted_bound(
     num_samples: int,
     transform: Transform,
     seed: int,
-    batch_size: int = 50,
-    chunk: int = 20,
+    batch_size: int | None = None,
+    chunk: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
     """log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x) with z_s ~ q(z|x) (arXiv 1509.00519, eq. 8).
 
     rows: (N, *X) raw -> (N,) nats, a lower bound on log p(x) in expectation that tightens with
-    S = `num_samples`.  `batch_size` examples times `chunk` samples are decoded at once; they bound
-    the memory and change nothing else, since a draw depends on (seed, example, sample) alone.
-    Raises ValueError without samples.
+    S = `num_samples`.  `batch_size` examples times at most `chunk` samples are decoded at once;
+    they bound the memory, are chosen for speed unless given, and change nothing else, since a draw
+    depends on (seed, example, sample) alone.  Raises ValueError without samples.
     """
     if num_samples < 1:
         raise ValueError(f"the number of importance samples is {num_samples}; at least 1")
-    chunk = min(chunk, num_samples)
+    at_once = num_at_once(model, variables, rows.shape[1:], ("decoder",))
+    most = min(at_once, max(_EXAMPLES, at_once // num_samples))
+    batch_size = min(batch_size or even_size(len(rows), most), len(rows))
+    chunk = even_size(num_samples, chunk or at_once // batch_size)
 
     @jax.jit
-    def encoded(rows: Array, indices: Array) -> tuple[Array, Array, Array]:
+    def encoded(variables: Any, rows: Array, indices: Array) -> _Block:
         x = observed(transform, rows, indices)
-        features = nn.apply(lambda vae, x: vae.encoder(x), model)(variables, x)
-        return x, features, example_keys(stream_key(seed, EVALUATE), indices)
+        features = nn.apply(VAE.features, model)(variables, x)
+        return _Block(x, features, example_keys(stream_key(seed, EVALUATE), indices))
 
-    @jax.jit
-    def log_sum(variables: Any, x: Array, features: Array, keys: Array, first: Array) -> Array:
-        def log_weight(sample: Array) -> Array:
-            # + 1: sample 0 of an example is not the draw that its ELBO uses.
-            draw = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, sample + 1)
-            return nn.apply(VAE.log_weight, model)(variables, x, features, draw)
-
+    def with_chunk(sums: LogSum, variables: Any, block: _Block, first: Array) -> LogSum:
         samples = first + jnp.arange(chunk)
-        log_weights = jax.vmap(log_weight)(samples)
-        return logsumexp(jnp.where(samples[:, None] < num_samples, log_weights, -jnp.inf), axis=0)
+        log_weights = nn.apply(_log_weights, model)(variables, block, samples)
+        log_weights = jnp.where(samples[:, None] < num_samples, log_weights, -jnp.inf)
+        return sums.merged(log_weights, axis=0)
+
+    over_chunks = _over_chunks(with_chunk, np.arange(0, num_samples, chunk))
+
+    def sums_of(rows: np.ndarray, indices: np.ndarray) -> LogSum:
+        return over_chunks(variables, encoded(variables, rows, indices))
 
     pieces = []
-    for indices, mask in blocks(len(rows), min(batch_size, len(rows))):
-        inputs = encoded(rows[indices], indices)
-        # A loop, not lax.scan: the CPU backend runs convolutions inside loops many times slower.
-        sums = [log_sum(variables, *inputs, first) for first in range(0, num_samples, chunk)]
-        total = np.logaddexp.reduce(np.stack(sums).astype(np.float64), axis=0)
-        pieces.append(total[mask] - np.log(num_samples))
-        progress(indices[mask][-1] + 1)
+    for sums, done in in_blocks(sums_of, rows, batch_size):
+        highest, total = (part.astype(np.float64) for part in sums)
+        pieces.append(highest + np.log(total) - np.log(num_samples))
+        progress(done)
     return np.concatenate(pieces)
+
+
+def _log_weights(vae: VAE, block: _Block, samples: Array) -> Array:
+    """log p(x|z) + log p(z) - log q(z|x).  samples: (S,) -> (S, B) nats."""
+    x, features, keys = block
+    # + 1: sample 0 of an example is not the draw that its ELBO uses.
+    draws = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, samples + 1)
+    z, log_q = jax.vmap(lambda keys: vae.posterior(features, keys)[:2])(draws)
+    flat = z.reshape(-1, z.shape[-1])
+    output = vae.output(flat).reshape(*log_q.shape, *x.shape[1:])
+    log_likelihood = jax.vmap(lambda output: event_log_prob(vae.likelihood(output), x))(output)
+    return log_likelihood + vae.prior.log_prob(flat).reshape(log_q.shape) - log_q
+
+
+def _over_chunks(
+    with_chunk: Callable[..., LogSum], firsts: np.ndarray
+) -> Callable[[Any, _Block], LogSum]:
+    """`with_chunk` for all `firsts`, as one program."""
+
+    @jax.jit
+    def program(variables: Any, block: _Block) -> LogSum:
+        def step(sums: LogSum, first: Array) -> tuple[LogSum, None]:
+            return with_chunk(sums, variables, block, first), None
+
+        return jax.lax.scan(step, no_terms((len(block.x),)), jnp.asarray(firsts))[0]
+
+    return program

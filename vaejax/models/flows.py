@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from vaejax.models.networks import leaky
+from vaejax.models.layers import leaky
 from vaejax.probability import distrax
 from vaejax.types import Array
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vaejax.config import fails
 from vaejax.probability import distrax
 from vaejax.types import Array
 
@@ -13,6 +16,18 @@ from vaejax.types import Array
 def _over_x(distribution: distrax.Distribution) -> distrax.Independent:
     event_ndims = len(distribution.batch_shape) - 1
     return distrax.Independent(distribution, reinterpreted_batch_ndims=event_ndims)
+
+
+def event_log_prob(distribution: Any, x: Array) -> Array:
+    """log p(x) of a distribution with batch (B,), event *X.  x: (B, *X) -> (B,) nats.
+
+    Summed by a matrix product: within the loop of a sum, the CPU backend computes every term one by
+    one, constants included, and took 30 times as long.
+    """
+    if not isinstance(distribution, distrax.Independent):
+        return distribution.log_prob(x)
+    terms = jnp.asarray(distribution.distribution.log_prob(x)).reshape(len(x), -1)
+    return jnp.dot(terms, jnp.ones(terms.shape[1]), precision=jax.lax.Precision.HIGHEST)
 
 
 class Gaussian(nn.Module):
@@ -63,7 +78,7 @@ def learned_gaussian(initial_scale: float) -> LearnedGaussian:
 
 
 def _positive(name: str, value: float) -> float:
-    if value <= 0:
+    if fails(value <= 0):
         raise ValueError(f"config.likelihoods.{name} is {value}; it must be positive")
     return value
 

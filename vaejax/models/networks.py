@@ -11,48 +11,12 @@ and nothing else changes.  `smallest_map` gives h and w, and says which sizes fi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
-import jax.numpy as jnp
 from flax import linen as nn
 
+from vaejax.models.layers import VALID, Layers, leaky
 from vaejax.types import Array
-
-_VALID = ((0, 0), (0, 0))
-_ONE = ((1, 1), (1, 1))
-
-
-def leaky(slope: float) -> Callable[[Array], Array]:
-    """Leaky ReLU; slope 1.0 is the identity (the authors' two-moons and CelebA networks)."""
-    return partial(nn.leaky_relu, negative_slope=slope)
-
-
-def _halving(channels: int) -> nn.Conv:
-    """k4 s2 p1: n -> n / 2."""
-    return nn.Conv(channels, (4, 4), strides=2, padding=_ONE)
-
-
-def _conv3(channels: int, padding: Any = _ONE) -> nn.Conv:
-    return nn.Conv(channels, (3, 3), padding=padding)
-
-
-def _doubling(channels: int) -> nn.ConvTranspose:
-    """Transposed k4 s2 p1: n -> 2 n."""
-    return nn.ConvTranspose(channels, (4, 4), strides=(2, 2), padding="SAME")
-
-
-def _growing(channels: int, kernel: tuple[int, int] = (3, 3)) -> nn.ConvTranspose:
-    """Transposed, stride 1, no padding: n -> n + kernel - 1."""
-    return nn.ConvTranspose(channels, kernel, padding="VALID")
-
-
-def _norm(train: bool, axis_name: str | None, epsilon: float = 1e-5) -> nn.BatchNorm:
-    """Batch norm over the global batch."""
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=epsilon, axis_name=axis_name
-    )
 
 
 class MLPEncoder(nn.Module):
@@ -60,13 +24,14 @@ class MLPEncoder(nn.Module):
 
     widths: Sequence[int]
     leaky_slope: float = 0.01
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        make = self.layers
         x = x.reshape(len(x), -1)
         for width in self.widths:
-            x = leaky(self.leaky_slope)(nn.Dense(width)(x))
+            x = leaky(self.leaky_slope)(make.dense(width)(x))
         return x
 
 
@@ -76,27 +41,31 @@ class MLPDecoder(nn.Module):
     x_shape: Sequence[int]
     widths: Sequence[int]
     leaky_slope: float = 0.01
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, z: Array, train: bool = False) -> Array:
+        make = self.layers
         for width in self.widths:
-            z = leaky(self.leaky_slope)(nn.Dense(width)(z))
-        return nn.Dense(math.prod(self.x_shape))(z).reshape(len(z), *self.x_shape)
+            z = leaky(self.leaky_slope)(make.dense(width)(z))
+        return make.dense(math.prod(self.x_shape))(z).reshape(len(z), *self.x_shape)
 
 
 class MNISTEncoder(nn.Module):
     """Four convolutions and two dense layers.  x: (B, H, W, C) -> (B, 256)."""
 
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        for layer in (_halving(32), _conv3(32, _VALID), _halving(32), _conv3(32, _VALID)):
+        make = self.layers
+        layers = (make.halving(32), make.conv3(32, VALID), make.halving(32), make.conv3(32, VALID))
+        x = make.enter(x)
+        for layer in layers:
             x = nn.relu(layer(x))
-        x = x.reshape(len(x), -1)
+        x = make.flat(x)
         for _ in range(2):
-            x = nn.relu(nn.Dense(256)(x))
+            x = nn.relu(make.dense(256)(x))
         return x
 
 
@@ -104,92 +73,121 @@ class MNISTDecoder(nn.Module):
     """Mirror of the encoder.  z: (B, D) -> (B, H, W, C)."""
 
     x_shape: Sequence[int]
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, z: Array, train: bool = False) -> Array:
+        make = self.layers
         smallest = (*smallest_map(self.x_shape, *TRUNKS["mnist"]), 32)
         for width in (256, 256, math.prod(smallest)):
-            z = nn.relu(nn.Dense(width)(z))
+            z = nn.relu(make.dense(width)(z))
         x = z.reshape(len(z), *smallest)
-        for layer in (_growing(32), _doubling(32), _growing(32)):
+        x = make.enter(x)
+        for layer in (make.growing(32), make.doubling(32), make.growing(32)):
             x = nn.relu(layer(x))
-        return _doubling(self.x_shape[-1])(x)
+        return make.leave(make.doubling(self.x_shape[-1])(x))
 
 
 class MNISTFactorEncoder(nn.Module):
     """The larger MNIST network the authors use for FactorVAE.  x: (B, H, W, C) -> (B, 256)."""
 
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        make = self.layers
         smallest = smallest_map(x.shape[1:], *TRUNKS["mnist_factor"])
-        last = nn.Conv(256, smallest, padding=_VALID)  # first of all: Conv_0 in stored parameters
-        layers = (_halving(32), _conv3(64, _VALID), _halving(64), _conv3(256, _VALID), last)
+        last = make.conv(256, smallest, VALID)  # first of all: Conv_0 in stored parameters
+        layers = (
+            make.halving(32),
+            make.conv3(64, VALID),
+            make.halving(64),
+            make.conv3(256, VALID),
+            last,
+        )
+        x = make.enter(x)
         for layer in layers:
             x = nn.relu(layer(x))
-        return x.reshape(len(x), 256)
+        return make.flat(x)
 
 
 class MNISTFactorDecoder(nn.Module):
     """The larger MNIST decoder.  z: (B, D) -> (B, H, W, C)."""
 
     x_shape: Sequence[int]
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, z: Array, train: bool = False) -> Array:
-        x = nn.relu(nn.Dense(256)(z)).reshape(len(z), 1, 1, 256)
+        make = self.layers
+        x = nn.relu(make.dense(256)(z)).reshape(len(z), 1, 1, 256)
         smallest = smallest_map(self.x_shape, *TRUNKS["mnist_factor"])
-        for layer in (_growing(256, smallest), _growing(64), _doubling(64), _growing(32)):
+        layers = (
+            make.growing(256, smallest),
+            make.growing(64),
+            make.doubling(64),
+            make.growing(32),
+        )
+        x = make.enter(x)
+        for layer in layers:
             x = nn.relu(layer(x))
-        return _doubling(self.x_shape[-1])(x)
+        return make.leave(make.doubling(self.x_shape[-1])(x))
 
 
 class SVHNEncoder(nn.Module):
     """Eight convolutions of 32 channels with batch norm.  x: (B, H, W, C) -> (B, 32 h w)."""
 
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        layers = (_halving(32), _conv3(32), _halving(32), _conv3(32))
-        layers += (_conv3(32, _VALID), _conv3(32), _conv3(32, _VALID), _conv3(32))
+        make = self.layers
+        layers = (make.halving(32), make.conv3(32), make.halving(32), make.conv3(32))
+        layers += (make.conv3(32, VALID), make.conv3(32), make.conv3(32, VALID), make.conv3(32))
+        x = make.enter(x)
         for layer in layers:
-            x = nn.relu(_norm(train, self.axis_name)(layer(x)))
-        return x.reshape(len(x), -1)
+            x = nn.relu(make.norm(train)(layer(x)))
+        return make.flat(x)
 
 
 class SVHNDecoder(nn.Module):
     """Alternating transposed and plain convolutions.  z: (B, D) -> (B, H, W, C)."""
 
     x_shape: Sequence[int]
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, z: Array, train: bool = False) -> Array:
+        make = self.layers
         smallest = (*smallest_map(self.x_shape, *TRUNKS["svhn"]), 32)
-        x = nn.relu(nn.Dense(math.prod(smallest))(z)).reshape(len(z), *smallest)
-        layers = (_growing(32), _conv3(32), _growing(32), _conv3(32))
-        layers += (_doubling(32), _conv3(32), _doubling(32))
+        x = nn.relu(make.dense(math.prod(smallest))(z)).reshape(len(z), *smallest)
+        layers = (
+            make.growing(32),
+            make.conv3(32),
+            make.growing(32),
+            make.conv3(32),
+        )
+        layers += (make.doubling(32), make.conv3(32), make.doubling(32))
+        x = make.enter(x)
         for layer in layers:
             x = nn.relu(layer(x))
-        return _conv3(self.x_shape[-1])(x)
+        return make.leave(make.conv3(self.x_shape[-1])(x))
 
 
 class CelebAEncoder(nn.Module):
     """Five halving convolutions with batch norm.  x: (B, H, W, C) -> (B, 256 h w)."""
 
     leaky_slope: float = 0.01
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        make = self.layers
+        x = make.enter(x)
         for channels in (32, 64, 128, 256, 256):
-            x = _norm(train, self.axis_name)(_halving(channels)(x))
+            x = make.norm(train)(make.halving(channels)(x))
             x = leaky(self.leaky_slope)(x)
-        return x.reshape(len(x), -1)
+        return make.flat(x)
 
 
 class CelebADecoder(nn.Module):
@@ -197,23 +195,19 @@ class CelebADecoder(nn.Module):
 
     x_shape: Sequence[int]
     leaky_slope: float = 0.01
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, z: Array, train: bool = False) -> Array:
+        make = self.layers
         activation = leaky(self.leaky_slope)
         smallest = (*smallest_map(self.x_shape, *TRUNKS["celeba"]), 256)
-        x = activation(nn.Dense(math.prod(smallest))(z)).reshape(len(z), *smallest)
+        x = activation(make.dense(math.prod(smallest))(z)).reshape(len(z), *smallest)
+        x = make.enter(x)
         for channels in (256, 128, 64, 32):
-            x = _conv3(channels, _VALID)(_upsampled(x))
-            x = activation(_norm(train, self.axis_name, epsilon=1e-3)(x))
-        return _conv3(self.x_shape[-1], _VALID)(_upsampled(x))
-
-
-def _upsampled(x: Array) -> Array:
-    """Nearest x2, then edge padding of 1.  (B, H, W, C) -> (B, 2H + 2, 2W + 2, C)."""
-    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+            x = make.upsampling(channels)(x)
+            x = activation(make.norm(train, epsilon=1e-3)(x))
+        return make.leave(make.upsampling(self.x_shape[-1])(x))
 
 
 class ConvEncoder(nn.Module):
@@ -221,13 +215,15 @@ class ConvEncoder(nn.Module):
 
     channels: Sequence[int]
     width: int
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        make = self.layers
+        x = make.enter(x)
         for channels in self.channels:
-            x = nn.relu(_halving(channels)(x))
-        return nn.relu(nn.Dense(self.width)(x.reshape(len(x), -1)))
+            x = nn.relu(make.halving(channels)(x))
+        return nn.relu(make.dense(self.width)(make.flat(x)))
 
 
 class ConvDecoder(nn.Module):
@@ -236,18 +232,20 @@ class ConvDecoder(nn.Module):
     x_shape: Sequence[int]
     channels: Sequence[int]
     width: int
-    axis_name: str | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, z: Array, train: bool = False) -> Array:
+        make = self.layers
         *before, last = self.channels
         smallest = (*smallest_map(self.x_shape, len(self.channels)), last)
         for width in (self.width, math.prod(smallest)):
-            z = nn.relu(nn.Dense(width)(z))
+            z = nn.relu(make.dense(width)(z))
         x = z.reshape(len(z), *smallest)
+        x = make.enter(x)
         for channels in reversed(before):
-            x = nn.relu(_doubling(channels)(x))
-        return _doubling(self.x_shape[-1])(x)
+            x = nn.relu(make.doubling(channels)(x))
+        return make.leave(make.doubling(self.x_shape[-1])(x))
 
 
 class Critic(nn.Module):

@@ -11,7 +11,10 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from vaejax.config import build
-from vaejax.models.likelihoods import LIKELIHOODS
+from vaejax.models.convolutions import best_lowering
+from vaejax.models.initialization import evaluated_in_parts, quickly_compiled
+from vaejax.models.layers import Layers
+from vaejax.models.likelihoods import LIKELIHOODS, event_log_prob
 from vaejax.models.networks import DECODERS, ENCODERS, TRUNKS, smallest_map
 from vaejax.models.posteriors import POSTERIORS
 from vaejax.models.priors import PRIORS
@@ -36,12 +39,20 @@ class VAE(nn.Module):
         `corrupted` (B, *X) is what the encoder sees instead of x, in denoising autoencoders.
         """
         code = self.encode(x if corrupted is None else corrupted, keys, train)
-        reconstruction = -self.likelihood(self.decoder(code.z, train)).log_prob(x)
+        reconstruction = -event_log_prob(self.likelihood(self.output(code.z, train)), x)
         return Terms(reconstruction, self.prior.kl(code), code)
 
     def encode(self, x: Array, keys: Array, train: bool = False) -> Code:
         """q(z|x) and one draw of it.  x: (B, *X), keys: (B,) -> Code."""
-        return self.posterior(self.encoder(x, train), keys)
+        return self.posterior(self.features(x, train), keys)
+
+    def features(self, x: Array, train: bool = False) -> Array:
+        """What the posterior is made from, in float32.  x: (B, *X) -> (B, F)."""
+        return self.encoder(x, train).astype(jnp.float32)
+
+    def output(self, z: Array, train: bool = False) -> Array:
+        """What the likelihood is made from, in float32.  z: (B, D) -> (B, *X)."""
+        return self.decoder(z, train).astype(jnp.float32)
 
     def embed(self, x: Array) -> Array:
         """The mean of q(z|x), without a draw.  x: (B, *X) -> (B, D)."""
@@ -49,20 +60,11 @@ class VAE(nn.Module):
 
     def decode(self, z: Array) -> Array:
         """The mean of p(x|z).  z: (B, D) -> (B, *X)."""
-        return self.likelihood(self.decoder(z)).mean()
+        return self.likelihood(self.output(z)).mean()
 
     def sample(self, key: Array, num_samples: int) -> Array:
         """Decoded draws of the prior, without observation noise.  -> (num_samples, *X)."""
         return self.decode(self.prior.sample(key, num_samples))
-
-    def log_weight(self, x: Array, features: Array, keys: Array) -> Array:
-        """log p(x|z) + log p(z) - log q(z|x) at one draw z ~ q(z|x).  x: (B, *X) -> (B,) nats.
-
-        `features` are `encoder(x)`, computed once for many draws (arXiv 1509.00519, eq. 8).
-        """
-        code = self.posterior(features, keys)
-        log_likelihood = self.likelihood(self.decoder(code.z)).log_prob(x)
-        return log_likelihood + self.prior.log_prob(code.z) - code.log_q
 
     def touch(self, x: Array, keys: Array) -> Terms:
         """Use every part once, so that `init` creates all parameters, the critic's included."""
@@ -85,11 +87,13 @@ def make_model(
     """
     for kind in ("encoder", "decoder"):
         _check_fit(kind, config, x_shape)
+    lowering = best_lowering() if config.convolutions == "auto" else str(config.convolutions)
+    layers = Layers(lowering, jnp.dtype(config.compute_dtype), axis_name)
     return VAE(
-        encoder=build(ENCODERS, "encoder", config, axis_name=axis_name),
+        encoder=build(ENCODERS, "encoder", config, layers=layers),
         posterior=build(POSTERIORS, "posterior", config, config.latent_dim),
         prior=build(PRIORS, "prior", config, config.latent_dim),
-        decoder=build(DECODERS, "decoder", config, x_shape=x_shape, axis_name=axis_name),
+        decoder=build(DECODERS, "decoder", config, x_shape=x_shape, layers=layers),
         likelihood=build(LIKELIHOODS, "likelihood", config),
         critic=critic,
     )
@@ -120,7 +124,12 @@ def _check_fit(kind: str, config: ConfigDict, x_shape: tuple[int, ...]) -> None:
 
 def initial_variables(model: VAE, key: Array, x_shape: tuple[int, ...]) -> tuple[dict, dict]:
     """(params, stats): every group of GROUPS is a key of params, empty where it has none."""
-    x, keys = jnp.zeros((2, *x_shape)), jax.random.split(key, 2)
-    variables = jax.jit(model.init, static_argnames="method")(key, x, keys, method="touch")
+
+    def variables_of(init_key: Array) -> dict[str, Any]:
+        x, keys = jnp.zeros((2, *x_shape)), jax.random.split(jax.random.key(0), 2)
+        variables: Any = model.init(init_key, x, keys, method="touch")
+        return variables
+
+    variables = evaluated_in_parts(variables_of, quickly_compiled(key))
     params = {group: variables["params"].get(group, {}) for group in GROUPS}
     return params, variables.get("batch_stats", {})

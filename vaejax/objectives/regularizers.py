@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import optax
 from ml_collections import ConfigDict
 
-from vaejax.config import build, unknown
+from vaejax.config import build, fails, unknown
 from vaejax.models.networks import Critic
 from vaejax.models.vae import VAE, make_model
 from vaejax.objectives.adversaries import permutation_critic_loss
@@ -120,7 +120,7 @@ def info(
     """InfoVAE: reconstruction + (1 - alpha) KL + (alpha + lambda - 1) MMD^2 (arXiv 1706.02262)."""
     if bandwidth not in BANDWIDTHS:
         raise unknown("regularizers.info.bandwidth", bandwidth, BANDWIDTHS)
-    if alpha > 1 or alpha + lambda_ < 1:
+    if fails(alpha > 1) or fails(alpha + lambda_ < 1):
         raise ValueError(
             f"regularizers.info needs alpha <= 1 and alpha + lambda_ >= 1, or a cost becomes a "
             f"reward; alpha is {alpha:g}, lambda_ {lambda_:g}"
@@ -136,18 +136,20 @@ def make_method(
     x_shape: tuple[int, ...],
     num_examples: int,
     axis_name: str | None = None,
+    checked: bool = True,
 ) -> tuple[VAE, Objective]:
     """The model and the players that `config` names, for `num_examples` of event shape `x_shape`.
 
     With `axis_name`, for use under a mapped device axis.  Raises ValueError, and warns, where parts
-    do not fit together.
+    do not fit together, unless they were `checked` before.  Hyper-parameters may be traced.
     """
     elbo_weight = float(config.batch_size) if config.reduction == "published_sum" else 1.0
     tx = make_optimizer(config)
     setting = Setting(tx, num_examples, config.batch_size, elbo_weight, axis_name)
     objective = build(REGULARIZERS, "regularizer", config, setting)
     model = make_model(config, x_shape, objective.critic, axis_name)
-    objective.check(model)
+    if checked:
+        objective.check(model)
     return model, objective
 
 

@@ -1,24 +1,62 @@
-"""How training rows reach the devices: taken from an array that lies there, or streamed to them."""
+"""How training rows reach the devices, several steps at a time.
+
+They are taken from an array that lies there, or streamed.  Either way the batches are the same.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vaejax.data.arrays import Dataset
-from vaejax.data.batches import batch_indices, batch_rows
-from vaejax.parallel import pmapped, replicated
+from vaejax.data.batches import batch_indices
+from vaejax.parallel import pmapped, replicated, sharded
 from vaejax.training.step import TrainStep
-from vaejax.types import Array, Device, Metrics
+from vaejax.types import Array, Device
 
 _SHARE = 0.25  # of a device's memory that a resident train split may take
-_WORKERS, _AHEAD = 2, 8  # threads that read, and steps that they are ahead
+_WORKERS, _AHEAD = 2, 4  # threads that read, and dispatches that they are ahead
+_MOST = 20  # steps of a dispatch, by default
 
-# What a mapped step takes after the state, step by step.
-Feed = Iterator[tuple[Any, ...]]
+
+class Dispatch(NamedTuple):
+    """Steps that the devices take without the host, and the arguments after the state."""
+
+    steps: range
+    arguments: tuple[Any, ...]
+
+
+class Supply(NamedTuple):
+    """What the steps of a run see.  seeds: of one run, or of every replica, which see their own."""
+
+    dataset: Dataset
+    batch_size: int
+    seeds: int | tuple[int, ...]
+    num_streams: int  # 2 where there is to be a second, independent batch
+    is_resident: bool
+    most: int  # steps of a dispatch
+
+    def source(self, devices: Sequence[Device]) -> Array | None:
+        """The train split on all devices; None where it is streamed."""
+        train = self.dataset.splits["train"]
+        return replicated(np.asarray(train), devices) if self.is_resident else None
+
+    def indices(self, step: int) -> np.ndarray:
+        """Of the examples of a step.  -> (num_streams, [replicas,] batch_size) int32."""
+        num, streams = len(self.dataset.splits["train"]), range(self.num_streams)
+
+        def of(seed: int) -> np.ndarray:
+            orders = [batch_indices(seed, step, num, self.batch_size, s) for s in streams]
+            return np.stack(orders).astype(np.int32)
+
+        if isinstance(self.seeds, int):
+            return of(self.seeds)
+        return np.stack([of(seed) for seed in self.seeds], axis=1)
 
 
 def is_resident(placement: str, dataset: Dataset, devices: Sequence[Device]) -> bool:
@@ -48,61 +86,88 @@ def described(dataset: Dataset, devices: Sequence[Device], resident: bool) -> st
     return f"data: {dataset.name}{note}: {sizes}; {way}"
 
 
-def mapped_step(
-    train_step: TrainStep, devices: Sequence[Device], resident: bool, streams: Sequence[int]
-) -> TrainStep:
-    """`train_step` on all `devices`, taking what the feed of the same kind yields."""
-    sharded = (0,) * len(streams)
-    if not resident:
-        return pmapped(train_step, devices, in_axes=(None, *sharded))
-
-    def from_positions(state: Any, train: Array, *indices: Array) -> tuple[Any, Metrics]:
-        return train_step(state, *(_taken(train, i) for i in indices))
-
-    return pmapped(from_positions, devices, in_axes=(None, None, *sharded))
+def steps_per_dispatch(given: int, convolutions: str) -> int:
+    """`given` unless 0.  By default 20, but one where a loop would make native ones crawl."""
+    crawls = convolutions == "native" and jax.default_backend() == "cpu"
+    return given or (1 if crawls else _MOST)
 
 
-def _taken(rows: Array, indices: Array) -> Array:
-    return rows.at[indices].get(mode="promise_in_bounds")
+def dispatches(steps: range, most: int, stops: Sequence[int]) -> list[range]:
+    """`steps` in parts of up to `most`, each ending at the next multiple of any of `stops`.
+
+    The first part is one step long, so that something is seen soon.
+    """
+    parts, step, size = [], steps.start, 1
+    while step < steps.stop:
+        end = min(step + size, steps.stop, *((step // stop + 1) * stop for stop in stops))
+        parts.append(range(step, end))
+        step, size = end, most
+    return parts
+
+
+def mapped_steps(train_step: TrainStep, devices: Sequence[Device], supply: Supply) -> TrainStep:
+    """`(state, *arguments of a Dispatch) -> (state, metrics)` on all `devices`.
+
+    metrics: (most, ...) each, of which the first ones count, as many as the dispatch has steps.
+    """
+    once = jax.jit(train_step)  # traced once, though it is used twice below
+
+    def steps(state: Any, count: Array, source: Array | None, batches: Array) -> tuple[Any, Any]:
+        def step(state: Any, k: Array | int) -> tuple[Any, Any]:
+            return once(state, *(_taken(source, batch) for batch in batches[k]))
+
+        if supply.most == 1:
+            state, metrics = step(state, 0)
+            return state, jax.tree.map(lambda value: value[None], metrics)
+        _, shapes = jax.eval_shape(step, state, 0)
+        blank = jax.tree.map(lambda one: jnp.zeros((supply.most, *one.shape), one.dtype), shapes)
+
+        def body(k: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            state, kept = carry
+            state, metrics = step(state, k)
+            return state, jax.tree.map(lambda all_, one: all_.at[k].set(one), kept, metrics)
+
+        return jax.lax.fori_loop(0, count, body, (state, blank))
+
+    return pmapped(steps, devices, in_axes=(None, None, None, 0))
+
+
+def _taken(source: Array | None, batch: Array) -> Array:
+    return batch if source is None else source.at[batch].get(mode="promise_in_bounds")
 
 
 def make_feed(
-    dataset: Dataset,
-    devices: Sequence[Device],
-    resident: bool,
-    streams: Sequence[int],
-    *,
-    seed: int,
-    steps: range,
-    batch_size: int,
-) -> Feed:
-    """The arguments of the mapped step for each of `steps`; both kinds give the same batches.
+    supply: Supply, source: Array | None, devices: Sequence[Device], parts: Sequence[range]
+) -> Iterator[Dispatch]:
+    """A Dispatch for each of `parts`; what a resident `source` and a streamed split give agrees.
 
-    `streams`: (0,), or (0, 1) where there is to be a second, independent batch.
+    What is beyond the steps of a part, up to `most`, is zero and not used.
     """
+    train = supply.dataset.splits["train"]
 
-    def sharded(rows: np.ndarray) -> np.ndarray:
-        return rows.reshape(len(devices), -1, *rows.shape[1:])
+    def batches(steps: range) -> np.ndarray:
+        indices = np.stack([supply.indices(step) for step in steps])
+        rows = indices if supply.is_resident else train[indices.ravel()]
+        rows = rows.reshape(*indices.shape, *rows.shape[1:] if not supply.is_resident else ())
+        rest = np.zeros((supply.most - len(steps), *rows.shape[1:]), rows.dtype)
+        return by_device(np.concatenate([rows, rest]), len(devices), axis=indices.ndim - 1)
 
-    if resident:
-        train = replicated(np.asarray(dataset.splits["train"]), devices)
-        for step in steps:
-            num = len(train)
-            orders = (batch_indices(seed, step, num, batch_size, stream) for stream in streams)
-            yield train, *(sharded(indices.astype(np.int32)) for indices in orders)
-        return
-
-    def shards(step: int) -> tuple[np.ndarray, ...]:
-        return tuple(map(sharded, batch_rows(dataset, seed, step, batch_size, streams)))
-
-    yield from _ahead(shards, steps)
+    shards = map(batches, parts) if supply.is_resident else _ahead(batches, parts)
+    for steps, shard in zip(parts, shards, strict=True):
+        count = replicated(np.int32(len(steps)), devices)
+        yield Dispatch(steps, (count, source, sharded(shard, devices)))
 
 
-def _ahead(function: Callable[[int], Any], steps: range) -> Iterator[Any]:
-    """`function` of every step, computed in threads before it is asked for."""
+def by_device(array: np.ndarray, num_devices: int, axis: int) -> np.ndarray:
+    """(..., B, ...) -> (num_devices, ..., B / num_devices, ...)."""
+    shape = array.shape
+    parts = array.reshape(*shape[:axis], num_devices, -1, *shape[axis + 1 :])
+    return np.ascontiguousarray(np.moveaxis(parts, axis, 0))
+
+
+def _ahead(function: Callable[[range], Any], parts: Sequence[range]) -> Iterator[Any]:
+    """`function` of every part, computed in threads before it is asked for."""
     import grain  # a second to import, for what is streamed alone
 
     options = grain.ReadOptions(num_threads=_WORKERS, prefetch_buffer_size=_AHEAD)
-    yield from (
-        grain.MapDataset.range(steps.start, steps.stop).map(function).to_iter_dataset(options)
-    )
+    yield from grain.MapDataset.source(parts).map(function).to_iter_dataset(options)

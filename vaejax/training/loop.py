@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from vaejax.config import saved_config, validate
+from vaejax.compilation import keep_compiled_programs
+from vaejax.config import saved_config
 from vaejax.data.arrays import Dataset
-from vaejax.data.batches import batch_indices
-from vaejax.data.sources import dataset_from, make_transform
-from vaejax.data.transforms import Transform
+from vaejax.data.sources import dataset_from
 from vaejax.models.vae import VAE
-from vaejax.objectives.regularizers import make_method
-from vaejax.parallel import AXIS, replicated, usable_devices
+from vaejax.parallel import AXIS, compile_ahead, replicated, usable_devices
 from vaejax.progress import ProgressReport
+from vaejax.training import feed as feeding
 from vaejax.training import workdir as files
-from vaejax.training.checkpoint import Checkpoints, host_copy, saved_steps, set_aside
-from vaejax.training.feed import described, is_resident, make_feed, mapped_step
-from vaejax.training.metrics import MetricsLog, NonFiniteError, check_finite, event_writer
+from vaejax.training.checkpoint import Checkpoints, saved_steps, set_aside
+from vaejax.training.metrics import NonFiniteError
+from vaejax.training.run import Run, model_of
+from vaejax.training.signals import Signals
 from vaejax.training.state import TrainState, initial_state
-from vaejax.training.step import TrainStep, make_train_step
-from vaejax.training.validation import make_split_terms, means
-from vaejax.types import Device, Objective
+from vaejax.training.step import TrainStep
+from vaejax.types import Device, Metrics
 
 _SHOWN = ("loss", "elbo", "kl")
 
@@ -51,37 +50,23 @@ def fit(
     with the step.  Raises ValueError for bad input, before anything is written, and NonFiniteError
     when a loss or a gradient is not finite.
     """
-    validate(config)
-    workdir = Path(workdir)
-    dataset = dataset_from(config, dataset)
-    config = _with_hash(config, dataset)
-    num_train = len(dataset.splits["train"])
-    batch_indices(config.seed, 0, num_train, config.batch_size)  # refuses too large a batch
+    keep_compiled_programs()
+    run = Run(config, Path(workdir), dataset_from(config, dataset), checkpoint)
     devices = usable_devices(config.batch_size, num_devices)
-    mapped_model, objective = make_method(config, dataset.x_shape, num_train, AXIS)
-    transform = make_transform(config, dataset, mapped_model.likelihood.unit_interval)
-    card = files.dataset_card(dataset)
-    _check_workdir(workdir, config, card, checkpoint)
-    files.claim(workdir, config, card)
-    with _Signals() as signals, Checkpoints(workdir, config.keep_checkpoints) as checkpoints:
-        state = _start(config, dataset, mapped_model, objective)
-        if saved_steps(workdir):
-            state = checkpoints.restore(state, checkpoint)
+    run.claim()
+    step = checkpoint if checkpoint is not None else max(run.saved, default=0)
+
+    def state() -> TrainState:
+        if not run.saved:
+            return run.start()
+        restored = run.checkpoints.restore(jax.eval_shape(run.start), step)
         if checkpoint is not None:
-            set_aside(workdir, after=checkpoint)
-            checkpoints.reload()
-        model, _ = _unmapped(config, card)
-        run = _Run(config, workdir, dataset, transform, model, checkpoints, quiet)
-        settings = {"transform": transform, "seed": config.seed, "ema_decay": config.ema_decay}
-        step = make_train_step(mapped_model, objective.players, axis_name=AXIS, **settings)
-        try:
-            state = run.train(step, state, devices, signals)
-        except NonFiniteError as error:
-            good = f"checkpoint {max(saved_steps(workdir), default=None)} is the last good one"
-            raise NonFiniteError(f"{error}; {good}") from error
-    if signals.received == signal.SIGINT:
-        raise KeyboardInterrupt(int(state.step))
-    return model, state, config
+            set_aside(run.workdir, after=checkpoint)
+            run.checkpoints.reload()
+        return restored
+
+    plan = Plan([run], config.seed, run.train_step(AXIS, {}), jax.eval_shape(run.start), state)
+    return run.model, train(plan, step, devices, quiet), run.config
 
 
 def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, TrainState, ConfigDict]:
@@ -93,7 +78,7 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, Train
     workdir = Path(workdir)
     config = saved_config(workdir)
     card = files.saved_card(workdir)
-    model, players = _unmapped(config, card)
+    model, players = model_of(config, card)
     like = jax.eval_shape(
         lambda: initial_state(model, players, config.seed, tuple(card["x_shape"]), config.ema_decay)
     )
@@ -101,152 +86,138 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, Train
         return model, checkpoints.restore(like, checkpoint), config
 
 
-def _check_workdir(
-    workdir: Path, config: ConfigDict, card: dict[str, Any], checkpoint: int | None
-) -> None:
-    files.check_same_run(workdir, config, card)
-    steps = saved_steps(workdir)
-    if checkpoint is not None and checkpoint not in steps:
-        raise ValueError(f"no checkpoint {checkpoint} in {workdir}; {steps} are there")
-    if config.tensorboard:
-        event_writer()  # refuses where the package is missing
+class Plan(NamedTuple):
+    """What is trained as one program: a run, or replicas with a leading axis for all they have."""
+
+    runs: Sequence[Run]
+    seeds: int | tuple[int, ...]
+    train_step: TrainStep
+    like: TrainState  # shapes
+    state: Callable[[], TrainState]  # where it starts
+
+    def each(self, tree: Any) -> list[Any]:
+        """`tree` of every run."""
+        if isinstance(self.seeds, int):
+            return [tree]
+        return [jax.tree.map(lambda leaf: leaf[r], tree) for r in range(len(self.runs))]
 
 
-def _with_hash(config: ConfigDict, dataset: Dataset) -> ConfigDict:
-    if "test" not in dataset.splits:
-        absent = f"{dataset.name} has no test split, and config.splits.test is 0"
-        raise ValueError(f"{absent}; it must be positive")
-    config = config.copy_and_resolve_references()
-    config.data_sha256 = dataset.sha256
-    return config.lock()
+def train(plan: Plan, step: int, devices: Sequence[Device], quiet: bool) -> TrainState:
+    """Steps from `step` on, until all are done or a signal comes.  -> the state then.
+
+    Raises KeyboardInterrupt with the step after a SIGINT, and NonFiniteError.
+    """
+    config = plan.runs[0].config
+    with Signals() as signals:
+        try:
+            if step >= config.num_steps:
+                return plan.state()
+            loop = _Loop(plan, step, devices, quiet)
+            state = loop.run(signals)
+        finally:
+            for run in plan.runs:
+                run.close()
+    errors = [run.error for run in plan.runs if run.error]
+    if errors:
+        raise errors[0]
+    if signals.received == signal.SIGINT:
+        raise KeyboardInterrupt(int(np.ravel(state.step)[0]))
+    return state
 
 
-def _start(config: ConfigDict, dataset: Dataset, model: VAE, objective: Objective) -> TrainState:
-    return initial_state(model, objective.players, config.seed, dataset.x_shape, config.ema_decay)
+class _Loop:
+    """Dispatches until the end; what a dispatch gave is fetched while the next one runs."""
 
-
-def _unmapped(config: ConfigDict, card: Mapping[str, Any]) -> tuple[VAE, Mapping]:
-    num_examples = card["splits"]["train"]["num_examples"]
-    model, objective = make_method(config, tuple(card["x_shape"]), num_examples)
-    return model, objective.players
-
-
-class _Run:
-    """The loop and what it writes."""
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        workdir: Path,
-        dataset: Dataset,
-        transform: Transform,
-        model: VAE,
-        checkpoints: Checkpoints,
-        quiet: bool,
-    ):
-        self.config, self.workdir, self.dataset = config, workdir, dataset
-        self.checkpoints, self.quiet = checkpoints, quiet
-        self.streams = (0,) if model.critic is None else (0, 1)  # a critic sees a second batch
-        self.held_out = "validation" if "validation" in dataset.splits else "test"
-        self.split_terms = make_split_terms(model, transform=transform, seed=config.seed)
-
-    def train(
-        self,
-        train_step: TrainStep,
-        state: TrainState,
-        devices: Sequence[Device],
-        signals: _Signals,
-    ) -> TrainState:
-        """Steps until `num_steps` or a signal."""
-        config, step = self.config, int(state.step)
-        if step >= config.num_steps:
-            return state
-        resident = is_resident(config.placement, self.dataset, devices)
-        if not self.quiet:
-            print(described(self.dataset, devices, resident), file=sys.stderr)
-        train_step = mapped_step(train_step, devices, resident, self.streams)
-        feed = make_feed(
-            self.dataset,
-            devices,
-            resident,
-            self.streams,
-            seed=config.seed,
-            steps=range(step, config.num_steps),
-            batch_size=config.batch_size,
-        )
-        state = replicated(state, devices)
+    def __init__(self, plan: Plan, step: int, devices: Sequence[Device], quiet: bool):
+        config, dataset = plan.runs[0].config, plan.runs[0].dataset
+        self.plan, self.step, self.num_steps = plan, step, config.num_steps
+        resident = feeding.is_resident(config.placement, dataset, devices)
+        if not quiet:
+            print(feeding.described(dataset, devices, resident), file=sys.stderr)
+        most = feeding.steps_per_dispatch(config.steps_per_dispatch, config.convolutions)
+        streams = 1 if plan.runs[0].model.critic is None else 2  # a critic sees a second batch
+        supply = feeding.Supply(dataset, config.batch_size, plan.seeds, streams, resident, most)
+        stops = (config.eval_every, config.checkpoint_every)
+        parts = feeding.dispatches(range(step, config.num_steps), most, stops)
+        self.feed = feeding.make_feed(supply, supply.source(devices), devices, parts)
+        self.program = feeding.mapped_steps(plan.train_step, devices, supply)
+        self.first = next(self.feed)
+        with ThreadPoolExecutor(1) as pool:  # the program compiles while the state is made
+            arguments = (self.program, plan.like, self.first.arguments, devices)
+            compiling = pool.submit(compile_ahead, *arguments)
+            self.state = replicated(plan.state(), devices)
+            compiling.result()
+        for run in plan.runs:
+            run.open_log(step)
         label = f"{config.regularizer} x {config.prior} on {config.dataset}"
-        with (
-            MetricsLog(self.workdir, step, config.tensorboard) as log,
-            ProgressReport(label, step, config.num_steps, self.quiet) as progress,
-        ):
-            pending, metrics, first = None, {}, step + 1
-            while step < config.num_steps and not signals.received:
-                state, metrics = train_step(state, *next(feed))
-                step += 1
-                if step == first:
-                    log.compiled(step)
-                # What the last logged step gave is fetched only now, while this one runs.
-                self._log(pending, log, progress)
-                pending = (step, metrics) if self._due(step, config.log_every) else None
-                if self._due(step, config.eval_every) or self._due(step, config.checkpoint_every):
-                    self._log(pending, log, progress)
-                    pending = None
-                    self._evaluate_and_save(step, state, metrics, log)
-                progress.update(step)
-            self._log(pending, log, progress)
-            if step not in self.checkpoints.steps():
-                self._save(state, metrics, log)
-            self.checkpoints.wait()
-        return state
+        self.progress = ProgressReport(label, step, config.num_steps, quiet)
 
-    def _due(self, step: int, every: int) -> bool:
-        return step % every == 0 or step == self.config.num_steps
+    def run(self, signals: Signals) -> TrainState:
+        """Until the last step or a signal."""
+        dispatch, pending, values = self.first, None, {}
+        with self.progress:
+            while dispatch is not None and not signals.received:
+                with jax.transfer_guard("disallow"):
+                    self.state, metrics = self.program(self.state, *dispatch.arguments)
+                self.step = dispatch.steps.stop
+                if dispatch is self.first:
+                    for run in self._going():
+                        run.log.compiled(self.step)
+                self._log(pending)
+                pending = (dispatch.steps, metrics)
+                dispatch = next(self.feed, None)
+                if self.plan.runs[0].is_stop(self.step):
+                    values, pending = self._log(pending), None
+                    self._look(values)
+                self.progress.update(self.step)
+                if not self._going():
+                    break
+            values = self._log(pending) or values
+            self._save(values)
+            for run in self._going():
+                run.checkpoints.wait()
+        return self.state
 
-    def _log(self, pending: Any, log: MetricsLog, progress: ProgressReport) -> None:
+    def _going(self) -> list[Run]:
+        return [run for run in self.plan.runs if run.error is None]
+
+    def _log(self, pending: tuple[range, Metrics] | None) -> list[dict[str, np.ndarray]]:
+        """Log the steps of a dispatch that are due.  -> the metrics of its last, of every run."""
         if pending is None:
-            return
-        step, metrics = pending
-        values = {name: float(value) for name, value in sorted(metrics.items())}
-        log.write(step, "train", values)
-        progress.note(step, {name: values[name] for name in _SHOWN}, log.write_timing(step))
+            return []
+        steps, metrics = pending
+        fetched = {name: np.asarray(values) for name, values in metrics.items()}
+        rows = [self.plan.each({n: v[k] for n, v in fetched.items()}) for k in range(len(steps))]
+        for step, row in zip(steps, rows, strict=True):
+            for run, values in zip(self.plan.runs, row, strict=True):
+                if run.error is None and run.is_due(step + 1, run.config.log_every):
+                    self._guarded(run, self._note, run, step + 1, values)
+        return rows[-1]
 
-    def _evaluate_and_save(
-        self, step: int, state: TrainState, metrics: Mapping[str, Any], log: MetricsLog
-    ) -> None:
-        if self._due(step, self.config.eval_every):
-            terms = self.split_terms(state.variables(), self.dataset.splits[self.held_out])
-            log.write(step, self.held_out, means(terms))
-        if self._due(step, self.config.checkpoint_every):
-            self._save(state, metrics, log)
+    def _note(self, run: Run, step: int, values: dict[str, np.ndarray]) -> None:
+        numbers, rate = run.write(step, values)
+        if run is self.plan.runs[0]:
+            self.progress.note(step, {name: numbers[name] for name in _SHOWN}, rate)
 
-    def _save(self, state: TrainState, metrics: Mapping[str, Any], log: MetricsLog) -> None:
-        step = int(state.step)
-        check_finite(step, metrics)
-        log.sync()
-        copy = host_copy(state)
-        leaves = jax.tree.leaves_with_path(copy)
-        check_finite(step, {jax.tree_util.keystr(path): leaf for path, leaf in leaves})
-        self.checkpoints.save(copy)
+    def _look(self, values: list[dict[str, np.ndarray]]) -> None:
+        """Evaluate and save what is due now, `values` being the metrics of the last step."""
+        for run, state, last in zip(
+            self.plan.runs, self.plan.each(self.state), values, strict=True
+        ):
+            if run.error is None:
+                self._guarded(run, run.evaluate_and_save, self.step, state, last)
 
+    def _save(self, values: list[dict[str, np.ndarray]]) -> None:
+        for run, state, last in zip(
+            self.plan.runs, self.plan.each(self.state), values, strict=True
+        ):
+            if run.error is None:
+                self._guarded(run, run.save, state, last)
 
-class _Signals:
-    """SIGTERM and SIGINT end the loop after the current step; a second one acts as usual."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, self._before[number])
+    def _guarded(self, run: Run, action: Callable[..., None], *arguments: Any) -> None:
+        """A run whose numbers are not finite ends; other replicas go on."""
+        try:
+            action(*arguments)
+        except NonFiniteError as error:
+            good = f"checkpoint {max(saved_steps(run.workdir), default=None)} is the last good one"
+            run.error = NonFiniteError(f"{error}; {good}")

@@ -1,0 +1,143 @@
+"""The table of training speed: every architecture, types, scan lengths, against PyTorch.
+
+    .venv/bin/python launch/benchmark.py --against torch --write launch/README.md
+
+Runs on whatever JAX runs on.  Every line is a process of its own, so that no memory or compiled
+program is left over from the one before; within it, ours and PyTorch alternate.  The table goes
+between the two marks of the file that --write names, and with --json all numbers go into a folder.
+Images that are not there are replaced by a stand-in of the same shape, which costs the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vaejax.benchmark.report import markdown
+from vaejax.config import load_config
+from vaejax.config.defaults import default_config
+from vaejax.data.sources import dataset_from
+
+BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+CONFIGS = Path(__file__).parents[1] / "configs"
+ARCHITECTURES = ("mnist", "svhn", "celeba", "digits", "two_moons")
+SHAPES = {"mnist": "(28, 28, 1)", "svhn_cropped": "(32, 32, 3)", "celeb_a": "(64, 64, 3)"}
+SWEPT = "mnist"  # what scan lengths are tried on
+
+
+def main() -> None:
+    """Run every line of the table, and print or write it."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--against", default="", metavar="PEER", help="torch; default: nothing")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
+    parser.add_argument(
+        "--dtypes", nargs="+", default=("float32", "bfloat16"), metavar="TYPE", help="both"
+    )
+    parser.add_argument(
+        "--scan", nargs="*", type=int, default=(1, 5, 20, 100), help="steps per dispatch"
+    )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into it")
+    parser.add_argument("--json", type=Path, metavar="FOLDER", help="all numbers, a file each")
+    arguments = parser.parse_args()
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for label, name, overrides in cases(arguments):
+            path = (arguments.json or Path(folder)) / f"{label.replace(' ', '_')}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            print(label, file=sys.stderr)
+            result = measured(name, overrides, path, arguments)
+            if result is not None:
+                results.append((label, result))
+    if not results:
+        sys.exit("nothing was measured")
+    text = section(results)
+    if arguments.write:
+        write_between(arguments.write, text)
+    print(text)
+
+
+def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, str, list[str]]]:
+    """(label, name of the config, overrides) of every line."""
+    keys = default_config()
+    for name in arguments.only:
+        for dtype in arguments.dtypes:
+            if dtype != "float32" and "compute_dtype" not in keys:
+                continue
+            more = [f"--config.compute_dtype={dtype}"] if "compute_dtype" in keys else []
+            yield f"{name} {dtype}", name, [*more, *stand_in(name)]
+    if SWEPT in arguments.only and "steps_per_dispatch" in keys:
+        for length in arguments.scan:
+            more = [f"--config.steps_per_dispatch={length}"]
+            yield f"{SWEPT} scan {length}", SWEPT, [*more, *stand_in(SWEPT)]
+
+
+def stand_in(name: str) -> list[str]:
+    """Overrides that replace images which are not on this machine."""
+    config = load_config(str(CONFIGS / f"{name}.py"))
+    try:
+        dataset_from(config)
+    except ValueError:
+        shape = f"--config.datasets.stand_in.x_shape={SHAPES[str(config.dataset)]}"
+        return ["--config.dataset=stand_in", shape]
+    return []
+
+
+def measured(
+    name: str, overrides: list[str], path: Path, arguments: argparse.Namespace
+) -> dict[str, Any] | None:
+    """The result of one `vaejax bench`; None where it failed, which is told and left out."""
+    command = [sys.executable, "-m", "vaejax", "bench", "--config", str(CONFIGS / f"{name}.py")]
+    command += ["--rounds", str(arguments.rounds), "--json", str(path), *overrides]
+    if arguments.against:
+        command += ["--against", arguments.against]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        print(f"failed: {shlex.join(command)}", file=sys.stderr)
+        return None
+    return json.loads(path.read_text())
+
+
+def section(results: list[tuple[str, dict[str, Any]]]) -> str:
+    """The command, the machine and the table as Markdown."""
+    command = shlex.join(["python", "launch/benchmark.py", *sys.argv[1:]])
+    machine = results[0][1]["machine"]
+    versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if v)
+    roofline = {result["roofline"]["dtype"]: result["roofline"] for _, result in results}
+    products = ", ".join(
+        f"{row['operations_per_second'] / 1e9:,.0f} GFLOP/s in {dtype}"
+        for dtype, row in roofline.items()
+    )
+    where = (
+        f"On {machine['num_devices']} x {machine['device']} ({machine['backend']}), "
+        f"{machine['cpu']}, {machine['cores']} cores; {versions}.  Square matrix products: "
+        f"{products}.  Medians of {results[0][1]['rounds']} alternating rounds (range)."
+    )
+    startup = [
+        f"{label}: {r['startup_seconds']['cold']:.1f} s, {r['startup_seconds']['warm']:.1f} s"
+        for label, r in results
+        if r["startup_seconds"]
+    ]
+    first = f"\n\nFirst step of `vaejax train`, cold and warm cache: {'; '.join(startup)}."
+    return f"```bash\n{command}\n```\n\n{where}\n\n{markdown(results)}" + first * bool(startup)
+
+
+def write_between(path: Path, text: str) -> None:
+    """Replace what lies between the two marks of the file; a file without them gets both."""
+    before = path.read_text() if path.exists() else ""
+    if BEGIN not in before or END not in before:
+        before = f"{before.rstrip()}\n\n{BEGIN}\n{END}\n".lstrip()
+    head, _, rest = before.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    path.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
+
+
+if __name__ == "__main__":
+    main()

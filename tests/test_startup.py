@@ -1,0 +1,153 @@
+"""Starting is short: what an import loads, what is compiled, and that no value changes by it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vaejax.compilation import _remove_oldest
+from vaejax.models.initialization import quickly_compiled
+from vaejax.models.vae import initial_variables
+from vaejax.objectives.regularizers import make_method
+from vaejax.types import GROUPS
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"jax", "flax", "distrax", "tensorflow_probability", "optax", "orbax", "matplotlib"}
+LOADED = "import sys; from vaejax.cli import main\ntry:\n  main(sys.argv[1:])\nfinally:\n  "
+LOADED += "print('loaded', *{name.split('.')[0] for name in sys.modules})"
+SMALL_FIT = """
+import sys, jax, numpy as np, vaejax
+events = []
+jax.monitoring.register_event_listener(lambda name, **_: events.append(name.split("/")[-1]))
+config = vaejax.load_config("configs/tiny.py")
+config.num_steps = 2
+_, state, _ = vaejax.fit(config, sys.argv[1], num_devices=1, quiet=True)
+leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+import hashlib
+print(events.count("cache_hits"), events.count("cache_misses"), end=" ")
+print(hashlib.sha256(b"".join(leaves)).hexdigest())
+"""
+
+
+def run(code, *arguments, **environment):
+    without = {key: value for key, value in os.environ.items() if not key.startswith("JAX_COMP")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        env={**without, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+@pytest.mark.parametrize(
+    ("command", "absent"),
+    [("--help", HEAVY), ("train --help", HEAVY), ("data list", HEAVY - {"jax", "flax", "optax"})],
+)
+def test_a_command_that_computes_nothing_loads_no_library_for_it(command, absent):
+    loaded = run(LOADED, *command.split()).stdout.rpartition("loaded")[2].split()
+    assert "vaejax" in loaded
+    assert not absent & set(loaded)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """(folder of the cache, state) of a fit that compiled everything."""
+    cache = tmp_path_factory.mktemp("cache")
+    hits, misses, state = run(SMALL_FIT, cache / "run", VAEJAX_CACHE=str(cache)).stdout.split()
+    assert int(misses) > 0
+    assert int(hits) < int(misses)
+    return cache, state
+
+
+def test_the_next_process_compiles_nothing_and_ends_in_the_same_state(first, tmp_path):
+    cache, state = first
+    before = sorted((cache / "compiled").iterdir())
+    assert before
+    done = run(SMALL_FIT, tmp_path / "run", VAEJAX_CACHE=str(cache))
+    hits, misses, again = done.stdout.split()
+    assert (int(hits) > 0, int(misses), again) == (True, 0, state)
+    assert sorted((cache / "compiled").iterdir()) == before
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("kind", ["a file", "damaged"])
+def test_a_cache_that_cannot_be_used_changes_nothing_but_speed(first, kind, tmp_path):
+    folder = tmp_path / "compiled"
+    if kind == "a file":
+        folder.write_text("in the way")
+    else:
+        folder.mkdir()
+        for path in (first[0] / "compiled").iterdir():
+            (folder / path.name).write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    done = run(SMALL_FIT, tmp_path / "run", VAEJAX_CACHE=str(tmp_path))
+    assert done.stdout.split()[-1] == first[1]
+    assert folder.is_dir() == (kind == "damaged")
+
+
+def test_a_cache_of_the_users_own_is_left_as_it_is(first, tmp_path):
+    own = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"), "VAEJAX_CACHE": str(tmp_path)}
+    own["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1000"
+    assert run(SMALL_FIT, tmp_path / "run", **own).stdout.split()[-1] == first[1]
+    assert not (tmp_path / "compiled").exists()
+    assert not list((tmp_path / "own").glob("*"))
+
+
+def test_the_oldest_programs_go_when_the_folder_is_large(tmp_path):
+    for age in range(5):
+        path = tmp_path / f"program{age}"
+        path.write_bytes(bytes(10))
+        os.utime(path, ns=(0, 10**9 * (9 - age)))
+    _remove_oldest(tmp_path, 50)
+    assert len(list(tmp_path.iterdir())) == 5
+    _remove_oldest(tmp_path, 29)
+    assert {path.name for path in tmp_path.iterdir()} == {"program0", "program1"}
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (2, 3, 4, 5)])
+def test_draws_of_a_quickly_compiled_key_are_those_of_the_key(key, shape):
+    assert jax.random.key_impl(quickly_compiled(key)) != jax.random.key_impl(key)
+    for draw in (
+        lambda key: jax.random.truncated_normal(key, -2, 2, shape),
+        lambda key: jax.random.bits(key, shape, "uint8"),
+        lambda key: jax.random.bits(key, shape, "uint32"),
+        lambda key: jax.random.key_data(jax.random.fold_in(key, 2**32 - 1)),
+        lambda key: jax.random.key_data(jax.random.split(key, shape)),
+    ):
+        quick = quickly_compiled(jax.random.clone(key))
+        np.testing.assert_array_equal(draw(quick), draw(jax.random.clone(key)))
+
+
+@pytest.mark.parametrize(
+    ("file", "x_shape", "changes"),
+    [
+        ("tiny", (2,), {"regularizer": "factor"}),
+        ("mnist", (28, 28, 1), {}),
+        ("celeba", (64, 64, 3), {"prior": "standard_normal"}),
+    ],
+)
+def test_initial_values_are_those_of_plain_init(key, file, x_shape, changes):
+    from vaejax.config import load_config
+
+    config = load_config(f"configs/{file}.py").unlock()
+    config.update(changes)
+    model, _ = make_method(config, x_shape, 1000)
+    params, stats = initial_variables(model, key, x_shape)
+    keys = jax.random.split(jax.random.key(1), 2)
+    plain = jax.jit(model.init, static_argnames="method")(
+        jax.random.clone(key), jnp.zeros((2, *x_shape)), keys, method="touch"
+    )
+    assert tuple(params) == GROUPS
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        ({group: leaves for group, leaves in params.items() if leaves}, stats),
+        (plain["params"], plain.get("batch_stats", {})),
+    )

@@ -1,0 +1,72 @@
+"""What a run will cost, told before it starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vaejax.benchmark.operations import step_operations
+from vaejax.benchmark.stepper import our_stepper, training
+from vaejax.data.arrays import Dataset
+from vaejax.types import Device
+
+
+def num_parameters(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
+    """Parameters by group, those without any left out; nothing is computed."""
+    _, _, state = training(config, dataset)
+    groups = {
+        group: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+        for group, tree in jax.eval_shape(state).params.items()
+    }
+    return {group: count for group, count in groups.items() if count}
+
+
+def cost_estimate(
+    config: ConfigDict, dataset: Dataset, devices: Sequence[Device] | None = None
+) -> dict[str, Any]:
+    """Parameters, operations of a step (see `operations`) and memory of its program on a device.
+
+    Compiles the step, and takes none.  `devices`: by default the first one.
+    """
+    devices = devices or jax.local_devices()[:1]
+    compilation = our_stepper(config, dataset, devices).compilation()
+    return {
+        "parameters": num_parameters(config, dataset),
+        "operations_per_step": step_operations(config, dataset),
+        "num_steps": config.num_steps,
+        "batch_size": config.batch_size,
+        "num_devices": len(devices),
+        "memory": compilation.memory,
+        "train_bytes": dataset.splits["train"].nbytes,
+        "compile_seconds": compilation.lower_seconds + compilation.compile_seconds,
+    }
+
+
+def estimate_text(estimate: Mapping[str, Any]) -> str:
+    """`cost_estimate` as one paragraph."""
+    groups = estimate["parameters"]
+    parts = ", ".join(f"{group} {count:,}" for group, count in groups.items())
+    operations, num_steps = estimate["operations_per_step"], estimate["num_steps"]
+    memory, num_devices = estimate["memory"], estimate["num_devices"]
+    each = " on each device" if num_devices > 1 else ""
+    return (
+        f"{sum(groups.values()):,} parameters ({parts}). A step of {estimate['batch_size']} "
+        f"examples takes {quantity(operations, 'FLOP')} in matrix products and convolutions, "
+        f"{num_steps:,} steps {quantity(operations * num_steps, 'FLOP')}. Its program needs "
+        f"{quantity(memory['total'], 'B')} of memory{each}: {quantity(memory['arguments'], 'B')} "
+        f"of state and data (the train split is {quantity(estimate['train_bytes'], 'B')}), "
+        f"{quantity(memory['temporary'], 'B')} of intermediate results. It compiled in "
+        f"{estimate['compile_seconds']:.1f} s."
+    )
+
+
+def quantity(value: float, unit: str) -> str:
+    """Three digits and an SI prefix: 2.81 GFLOP."""
+    if value <= 0:
+        return f"0 {unit}"
+    power = min(max(int(math.log10(value) // 3), 0), 6)
+    return f"{value / 1000**power:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}{unit}"

@@ -1,0 +1,196 @@
+"""What training of a config costs on this machine, and what the same costs in PyTorch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vaejax.benchmark import machine
+from vaejax.benchmark.estimate import num_parameters
+from vaejax.benchmark.operations import step_operations
+from vaejax.benchmark.startup import startup_seconds
+from vaejax.benchmark.stepper import our_stepper
+from vaejax.benchmark.torch_peer import TorchPeer, check_known, torch_library, with_fastest_threads
+from vaejax.config import to_json, unknown, validate
+from vaejax.data.arrays import Dataset
+from vaejax.data.sources import dataset_from
+from vaejax.parallel import usable_devices
+from vaejax.types import Device
+
+PEERS = ("torch",)
+_WARM_UP = 3  # steps
+
+
+class Runner(Protocol):
+    """Whatever can take training steps and tells how long they took."""
+
+    def run(self, num_steps: int) -> float:
+        """-> seconds."""
+        ...
+
+
+def benchmark(
+    config: ConfigDict,
+    dataset: Dataset | None = None,
+    *,
+    against: str = "",
+    rounds: int = 7,
+    num_steps: int = 0,
+    num_devices: int = 1,
+    startup: bool = True,
+) -> dict[str, Any]:
+    """Everything about the speed of `config`, as JSON-able numbers.
+
+    against: "torch", or nothing.  num_steps: of a round; 0 takes as many as last about a second.
+    startup: whether to start `vaejax train` twice in a process of its own, which an array given as
+    `dataset` has no part in.  Raises ValueError for bad input.
+    """
+    validate(config)
+    if rounds < 1 or num_steps < 0:
+        raise ValueError(f"{rounds} rounds of {num_steps} steps; at least 1 round, and 0 steps")
+    if against:
+        _check_peer(against, config, num_devices)
+    # Before this process takes the cores, and on a GPU most of its memory.
+    starts = startup_seconds(config) if startup and dataset is None else {}
+    dataset = dataset_from(config, dataset)
+    batch_size: Any = config.batch_size
+    devices = usable_devices(batch_size, num_devices)
+    ours = our_stepper(config, dataset, devices)
+    peers = torch_peers(config, dataset, ours.state.params, devices) if against else {}
+    compilation = ours.compilation()
+    num_steps = num_steps or _steps_of_a_second(ours)
+    seconds, roofline = _raced({"ours": ours, **peers}, rounds, num_steps, devices, _dtype(config))
+    operations = step_operations(config, dataset)
+    found = {
+        name: rates(values, num_steps, batch_size, operations, roofline)
+        for name, values in seconds.items()
+    }
+    result = {
+        "config": _card(config, dataset),
+        "machine": machine.description(devices),
+        "rounds": rounds,
+        "steps_per_round": num_steps,
+        "parameters": num_parameters(config, dataset),
+        "operations_per_step": operations,
+        "compilation": compilation._asdict(),
+        "startup_seconds": starts,
+        "peak_memory": machine.peak_memory(devices),
+        "roofline": {"dtype": _dtype(config), "operations_per_second": roofline},
+        "ours": found["ours"],
+    }
+    return {**result, against: _compared(seconds, found, peers)} if peers else result
+
+
+def _raced(
+    runners: Mapping[str, Runner],
+    rounds: int,
+    num_steps: int,
+    devices: Sequence[Device],
+    dtype: str,
+) -> tuple[dict[str, np.ndarray], float]:
+    """Seconds of every round by runner, and the best rate of matrix products before and after."""
+    before = machine.matrix_product_rate(devices[0], dtype)
+    seconds = alternating(runners, rounds, num_steps)
+    after = machine.matrix_product_rate(devices[0], dtype)
+    return seconds, max(before, after) * len(devices)
+
+
+def _check_peer(against: str, config: ConfigDict, num_devices: int) -> None:
+    if against not in PEERS:
+        raise unknown("peer", against, PEERS)
+    if num_devices > 1:
+        raise ValueError(f"the PyTorch peer runs on one device; {num_devices} were asked for")
+    check_known(config)
+    torch_library()
+
+
+def _dtype(config: ConfigDict) -> str:
+    return str(config.get("compute_dtype", "float32"))
+
+
+def _card(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    names = ("encoder", "decoder", "prior", "regularizer", "latent_dim", "batch_size")
+    return {
+        "sha256": hashlib.sha256(to_json(config).encode()).hexdigest(),
+        "dataset": dataset.name,
+        "x_shape": list(dataset.x_shape),
+        **{name: config[name] for name in names},
+        "compute_dtype": _dtype(config),
+    }
+
+
+def torch_peers(
+    config: ConfigDict, dataset: Dataset, params: Mapping[str, Any], devices: Sequence[Device]
+) -> dict[str, TorchPeer]:
+    """PyTorch's runners by memory format: both for networks of convolutions; the faster counts.
+
+    On a GPU if ours is, and PyTorch can use one.  Raises ValueError as TorchPeer does.
+    """
+    torch = torch_library()
+    on_gpu = devices[0].platform in ("gpu", "cuda") and torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
+    formats = {"channels_first": False}
+    if len(dataset.x_shape) == 3 and (config.encoder, config.decoder) != ("mlp", "mlp"):
+        formats["channels_last"] = True
+    return {
+        name: with_fastest_threads(
+            TorchPeer(config, dataset, params, channels_last=is_last, device=device)
+        )
+        for name, is_last in formats.items()
+    }
+
+
+def _steps_of_a_second(runner: Runner) -> int:
+    runner.run(_WARM_UP)
+    return int(np.clip(_WARM_UP / runner.run(_WARM_UP), 2, 5_000))
+
+
+def alternating(
+    runners: Mapping[str, Runner], rounds: int, num_steps: int
+) -> dict[str, np.ndarray]:
+    """Every runner in turn, round by round, so that what disturbs one disturbs all.
+
+    -> seconds of each round (rounds,) by runner, after a warm-up that does not count.
+    """
+    for runner in runners.values():
+        runner.run(_WARM_UP)
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(rounds):
+        for name, runner in runners.items():
+            seconds[name].append(runner.run(num_steps))
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def rates(
+    seconds: np.ndarray, num_steps: int, batch_size: int, operations: int, roofline: float
+) -> dict[str, Any]:
+    """Medians over the rounds with their ranges.  seconds: (rounds,), of num_steps steps each."""
+    per_step = spread(seconds / num_steps)
+    return {
+        "seconds_per_step": per_step,
+        "steps_per_second": spread(num_steps / seconds),
+        "examples_per_second": spread(num_steps * batch_size / seconds),
+        "operations_per_second": operations / per_step["median"],
+        "share_of_roofline": operations / per_step["median"] / roofline,
+    }
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+    """Median, smallest and largest of (rounds,)."""
+    ends = np.median(values), values.min(), values.max()
+    return dict(zip(("median", "min", "max"), map(float, ends), strict=True))
+
+
+def _compared(
+    seconds: Mapping[str, np.ndarray],
+    found: Mapping[str, dict[str, Any]],
+    peers: Mapping[str, TorchPeer],
+) -> dict[str, Any]:
+    """The peers' rates, and our speed-up over the fastest of them, round by round."""
+    best = min(peers, key=lambda name: float(np.median(seconds[name])))
+    rows = {name: {**found[name], "num_threads": peer.num_threads} for name, peer in peers.items()}
+    return {"fastest": best, "ratio": spread(seconds[best] / seconds["ours"]), **rows}

@@ -1,0 +1,89 @@
+"""The layers that all trunks are made of, and how they are computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from flax import linen as nn
+
+from vaejax.models.convolutions import Conv, ConvTranspose
+from vaejax.types import Array
+
+VALID = ((0, 0), (0, 0))
+ONE = ((1, 1), (1, 1))
+
+
+def leaky(slope: float) -> Callable[[Array], Array]:
+    """Leaky ReLU; slope 1.0 is the identity (the authors' two-moons and CelebA networks)."""
+    return partial(nn.leaky_relu, negative_slope=slope)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Layers by name, alike in how they are computed; none of this is a parameter of the model.
+
+    lowering: of convolutions, "native" or "matmul".  dtype: of activations and products; None is
+    that of the input.  axis_name: the mapped device axis that batch norm averages over.
+
+    Between `enter` and `leave` images lie as the lowering wants them, height and width on axes 1
+    and 2 either way.
+    """
+
+    lowering: str = "native"
+    dtype: Any = None
+    axis_name: str | None = None
+
+    def enter(self, x: Array) -> Array:
+        """(B, H, W, C) -> what the layers take."""
+        return x if self.lowering == "native" else x.transpose(3, 1, 2, 0)
+
+    def leave(self, x: Array) -> Array:
+        """What the layers give -> (B, H, W, C)."""
+        return x if self.lowering == "native" else x.transpose(3, 1, 2, 0)
+
+    def flat(self, x: Array) -> Array:
+        """What the layers give -> (B, H W C)."""
+        x = self.leave(x)
+        return x.reshape(len(x), -1)
+
+    def dense(self, width: int) -> nn.Dense:
+        return nn.Dense(width, dtype=self.dtype)
+
+    def conv(self, channels: int, kernel: tuple[int, int], padding: Any = ONE) -> Conv:
+        return Conv(channels, kernel, padding=padding, lowering=self.lowering, dtype=self.dtype)
+
+    def conv3(self, channels: int, padding: Any = ONE) -> Conv:
+        return self.conv(channels, (3, 3), padding)
+
+    def halving(self, channels: int) -> Conv:
+        """k4 s2 p1: n -> n / 2."""
+        return Conv(channels, (4, 4), (2, 2), ONE, lowering=self.lowering, dtype=self.dtype)
+
+    def doubling(self, channels: int) -> ConvTranspose:
+        """Transposed k4 s2 p1: n -> 2 n."""
+        how: Any = {"lowering": self.lowering, "dtype": self.dtype}
+        return ConvTranspose(channels, (4, 4), strides=(2, 2), padding="SAME", **how)
+
+    def upsampling(self, channels: int) -> Conv:
+        """Nearest x2, edge padding of 1, k3: n -> 2 n."""
+        how: Any = {"lowering": self.lowering, "dtype": self.dtype}
+        return Conv(channels, (3, 3), doubled=True, **how)
+
+    def growing(self, channels: int, kernel: tuple[int, int] = (3, 3)) -> ConvTranspose:
+        """Transposed, stride 1, no padding: n -> n + kernel - 1."""
+        how: Any = {"lowering": self.lowering, "dtype": self.dtype}
+        return ConvTranspose(channels, kernel, padding="VALID", **how)
+
+    def norm(self, train: bool, epsilon: float = 1e-5) -> nn.BatchNorm:
+        """Batch norm over the global batch, its statistics in float32."""
+        return nn.BatchNorm(
+            use_running_average=not train,
+            axis=-1 if self.lowering == "native" else 0,
+            momentum=0.9,
+            epsilon=epsilon,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )

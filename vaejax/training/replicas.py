@@ -1,0 +1,154 @@
+"""A sweep over seeds and scalar hyper-parameters, trained as one program."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vaejax.compilation import keep_compiled_programs
+from vaejax.config import check_key
+from vaejax.data.arrays import Dataset
+from vaejax.data.sources import dataset_from
+from vaejax.parallel import AXIS, usable_devices
+from vaejax.training.loop import Plan, train
+from vaejax.training.run import Run
+from vaejax.training.state import TrainState
+from vaejax.training.step import TrainStep
+from vaejax.types import Array, Metrics
+
+# Tables whose numbers may differ between replicas; anything else changes shapes or programs.
+_TABLES = ("regularizers", "likelihoods", "optimizers", "schedules")
+
+Sweep = Mapping[str, Sequence[Any]]  # dotted key -> the values it takes
+
+
+def parsed_sweep(texts: Sequence[str], config: ConfigDict) -> dict[str, list[Any]]:
+    """Texts such as "seed=0:8" and "regularizers.beta_tc.beta=1,4,6" as a Sweep.
+
+    A range is of integers and excludes its end.  Raises ValueError for a key that cannot be swept,
+    and for values that are not numbers of its kind.
+    """
+    sweep: dict[str, list[Any]] = {}
+    for text in texts:
+        key, _, values = text.partition("=")
+        check_key(config, key)
+        kind = type(_value(config, key))
+        if key != "seed" and not (key.partition(".")[0] in _TABLES and kind is float):
+            allowed = f"seed, and the numbers with a fraction in {', '.join(_TABLES)}"
+            raise ValueError(f"config.{key} cannot differ between replicas; these can: {allowed}")
+        if key in sweep:
+            raise ValueError(f"config.{key} is swept twice")
+        sweep[key] = _values(text, key, values, kind)
+    return sweep
+
+
+def _value(config: ConfigDict, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _values(text: str, key: str, values: str, kind: type) -> list[Any]:
+    first, colon, last = values.partition(":")
+    try:
+        found = list(range(int(first), int(last))) if colon else map(kind, values.split(","))
+        found = [kind(value) for value in found]
+    except ValueError:
+        found = []
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"{text!r} is not like {key}=0:8 (from, to before) or {key}=1,4,6")
+    return found
+
+
+def replica_configs(config: ConfigDict, sweep: Sweep) -> dict[str, ConfigDict]:
+    """One config for every combination of the values, by a name such as "seed=3,beta=4.0"."""
+    configs = {}
+    shorts = [key.rpartition(".")[2] for key in sweep]
+    names = [s if shorts.count(s) == 1 else k for k, s in zip(sweep, shorts, strict=True)]
+    for values in itertools.product(*sweep.values()):
+        replica = config.copy_and_resolve_references()
+        replica.update_from_flattened_dict(dict(zip(sweep, values, strict=True)))
+        name = ",".join(f"{n}={v}" for n, v in zip(names, values, strict=True))
+        configs[name] = replica.lock()
+    return configs
+
+
+def fit_replicas(
+    config: ConfigDict,
+    sweep: Sweep,
+    workdir: str | Path,
+    dataset: Dataset | None = None,
+    *,
+    num_devices: int | None = None,
+    vectorized: bool | None = None,
+    quiet: bool = False,
+) -> list[Path]:
+    """Train a run for every combination in `sweep`, all at once.  -> their folders in `workdir`.
+
+    Each has the results of its lone run, up to rounding, and all that `fit` writes.  Complete ones
+    are left alone; the others go on from the last checkpoint that all of them have.  `vectorized`:
+    whether replicas run side by side, by `vmap`, or one after the other within a step; by default
+    what is faster.  A replica that diverges ends alone, and is the error raised at the end.  Raises
+    ValueError for bad input, before anything is written.
+    """
+    keep_compiled_programs()
+    dataset = dataset_from(config, dataset)
+    configs = replica_configs(config, sweep)
+    runs = {n: Run(c, Path(workdir) / n, dataset) for n, c in configs.items()}
+    devices = usable_devices(config.batch_size, num_devices)
+    going = {n: run for n, run in runs.items() if config.num_steps not in run.saved}
+    if not going:
+        return [run.workdir for run in runs.values()]
+    step = _common_step(going)
+    values = {key: jnp.array([_value(run.config, key) for run in going.values()]) for key in sweep}
+    lead = next(iter(going.values()))
+    if vectorized is None:
+        vectorized = str(config.encoder) == "mlp"
+    for run in going.values():
+        run.claim()
+
+    def state() -> TrainState:
+        states = [_start(run, step) for run in going.values()]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+    one = jax.eval_shape(lead.start)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(going), *x.shape), x.dtype), one)
+    seeds = tuple(run.config.seed for run in going.values())
+    plan = Plan(list(going.values()), seeds, _replicated(lead, values, vectorized), like, state)
+    train(plan, step, devices, quiet)
+    return [run.workdir for run in runs.values()]
+
+
+def _start(run: Run, step: int) -> TrainState:
+    return run.checkpoints.restore(jax.eval_shape(run.start), step) if step else run.start()
+
+
+def _common_step(runs: Mapping[str, Run]) -> int:
+    """The last checkpoint that all have; 0 where none has any."""
+    if not any(run.saved for run in runs.values()):
+        return 0
+    common = set.intersection(*(set(run.saved) for run in runs.values()))
+    if not common:
+        steps = "; ".join(f"{name} has {run.saved or 'none'}" for name, run in runs.items())
+        raise ValueError(f"these replicas have no checkpoint in common: {steps}; sweep fewer")
+    return max(common)
+
+
+def _replicated(lead: Run, values: Mapping[str, Array], vectorized: bool) -> TrainStep:
+    """The step of all replicas: of `lead`, each with its `values`.  Leaves (replicas, ...)."""
+
+    def one(values: Any, state: TrainState, *rows: Array) -> tuple[TrainState, Metrics]:
+        return lead.train_step(AXIS, values)(state, *rows)
+
+    def every(state: TrainState, *rows: Array) -> tuple[TrainState, Metrics]:
+        if vectorized:
+            return jax.vmap(one)(values, state, *rows)
+        return jax.lax.map(lambda arguments: one(*arguments), (values, state, *rows))
+
+    return every

@@ -1,0 +1,143 @@
+"""One run: its config, its data, its folder, and what is written there while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vaejax.config import validate
+from vaejax.data.arrays import Dataset
+from vaejax.data.batches import batch_indices
+from vaejax.data.sources import make_transform
+from vaejax.models.vae import VAE
+from vaejax.objectives.regularizers import make_method
+from vaejax.training import workdir as files
+from vaejax.training.checkpoint import Checkpoints, host_copy, saved_steps
+from vaejax.training.metrics import MetricsLog, NonFiniteError, check_finite, event_writer
+from vaejax.training.state import TrainState, initial_state
+from vaejax.training.step import TrainStep, make_train_step
+from vaejax.training.validation import make_split_terms, means
+
+
+class Run:
+    """A config on a data set in a folder.  Raises ValueError for bad input; writes nothing yet."""
+
+    def __init__(
+        self, config: ConfigDict, workdir: Path, dataset: Dataset, checkpoint: int | None = None
+    ):
+        validate(config)
+        self.config, self.workdir, self.dataset = _with_hash(config, dataset), workdir, dataset
+        self.card = files.dataset_card(dataset)
+        self.num_train = len(dataset.splits["train"])
+        batch_indices(config.seed, 0, self.num_train, config.batch_size)  # refuses too large a one
+        self.model, self.objective = make_method(config, dataset.x_shape, self.num_train)
+        self.transform = make_transform(config, dataset, self.model.likelihood.unit_interval)
+        files.check_same_run(workdir, self.config, self.card)
+        self.saved = saved_steps(workdir)
+        if checkpoint is not None and checkpoint not in self.saved:
+            raise ValueError(f"no checkpoint {checkpoint} in {workdir}; {self.saved} are there")
+        if config.tensorboard:
+            event_writer()  # refuses where the package is missing
+        self.held_out = "validation" if "validation" in dataset.splits else "test"
+        self.error: NonFiniteError | None = None
+
+    def claim(self) -> None:
+        """Make the folder that of this run."""
+        files.claim(self.workdir, self.config, self.card)
+        self.checkpoints = Checkpoints(self.workdir, self.config.keep_checkpoints)
+
+    def start(self) -> TrainState:
+        """The state before the first step."""
+        config, shape = self.config, self.dataset.x_shape
+        players = self.objective.players
+        return initial_state(self.model, players, config.seed, shape, config.ema_decay)
+
+    def train_step(self, axis_name: str | None, values: Mapping[str, Any]) -> TrainStep:
+        """The step of this run with other `values`, which may be traced, under dotted keys."""
+        config = ConfigDict(self.config.to_dict())
+        with config.ignore_type():
+            config.update_from_flattened_dict(values)
+        model, objective = make_method(
+            config, self.dataset.x_shape, self.num_train, axis_name, checked=False
+        )
+        return make_train_step(
+            model,
+            objective.players,
+            transform=self.transform,
+            seed=config.seed,
+            ema_decay=config.ema_decay,
+            axis_name=axis_name,
+        )
+
+    def open_log(self, step: int) -> None:
+        """Log from after `step` on."""
+        self.log = MetricsLog(self.workdir, step, self.config.tensorboard)
+        transform, seed = self.transform, self.config.seed
+        self._split_terms = make_split_terms(self.model, transform=transform, seed=seed)
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        if hasattr(self, "log"):
+            self.log.__exit__()
+        self.checkpoints.__exit__()
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether something that happens every so many steps happens after `step`."""
+        return step % every == 0 or step == self.config.num_steps
+
+    def is_stop(self, step: int) -> bool:
+        """Whether the state after `step` is looked at."""
+        every = (self.config.eval_every, self.config.checkpoint_every)
+        return any(self.is_due(step, each) for each in every)
+
+    def write(self, step: int, metrics: Mapping[str, np.ndarray]) -> tuple[dict[str, float], float]:
+        """Log the metrics of a step.  -> them, and the rate in steps per second."""
+        values = {name: float(value) for name, value in sorted(metrics.items())}
+        self.log.write(step, "train", values)
+        return values, self.log.write_timing(step)
+
+    def evaluate_and_save(
+        self, step: int, state: TrainState, metrics: Mapping[str, np.ndarray]
+    ) -> None:
+        """What is due after `step`."""
+        if self.is_due(step, self.config.eval_every):
+            terms = self._split_terms(state.variables(), self.dataset.splits[self.held_out])
+            self.log.write(step, self.held_out, means(terms))
+        if self.is_due(step, self.config.checkpoint_every):
+            self.save(state, metrics)
+
+    def save(self, state: TrainState, metrics: Mapping[str, np.ndarray]) -> None:
+        """A checkpoint of `state`, unless it is there; raises NonFiniteError for one of no use."""
+        step = int(state.step)
+        if step in self.checkpoints.steps():
+            return
+        check_finite(step, metrics)
+        self.log.sync()
+        copy = host_copy(state)
+        check_finite(step, _by_path(copy))
+        self.checkpoints.save(copy)
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _with_hash(config: ConfigDict, dataset: Dataset) -> ConfigDict:
+    if "test" not in dataset.splits:
+        absent = f"{dataset.name} has no test split, and config.splits.test is 0"
+        raise ValueError(f"{absent}; it must be positive")
+    config = config.copy_and_resolve_references()
+    config.data_sha256 = dataset.sha256
+    return config.lock()
+
+
+def model_of(config: ConfigDict, card: Mapping[str, Any]) -> tuple[VAE, Mapping]:
+    """The model and the players of a saved run, for any number of devices."""
+    num_examples = card["splits"]["train"]["num_examples"]
+    model, objective = make_method(config, tuple(card["x_shape"]), num_examples)
+    return model, objective.players
