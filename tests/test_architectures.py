@@ -106,7 +106,7 @@ def by_layer(grads):
 def test_losses_and_gradients_of_a_method_are_the_same_either_way(preset, trunks):
     """And so is the initial state, so that a run can go on in the other way."""
     config = load_config(f"configs/tiny.py:{preset}").unlock()
-    config.update(batch_size=4, encoder=trunks, decoder=trunks)
+    config.update(batch_size=4, encoder=trunks, decoder=trunks, regularizer="beta_h")
     found, states = [], []
     for config.convolutions in ("native", "matmul"):
         run = Run(config)

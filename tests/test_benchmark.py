@@ -92,7 +92,8 @@ def test_a_dense_autoencoder_costs_three_passes_less_the_gradient_of_x(tiny):
     config = tiny("standard_normal", "none")
     config.encoders.mlp.widths, config.decoders.mlp.widths = (7, 5), (6,)
     forward = [2 * 7, 7 * 5, 5 * 2 * 2, 2 * 6, 6 * 2]  # layers, from x over (mean, scale) to x
-    expected = 2 * config.batch_size * (3 * sum(forward) - forward[0])
+    likelihood = 2 * 2  # its sum over x is a product with ones, forward and backward
+    expected = 2 * config.batch_size * (3 * sum(forward) - forward[0] + likelihood)
     assert step_operations(config, dataset_from(config)) == expected
 
 

@@ -40,6 +40,7 @@ TABLES = {
 }
 # Arguments that the program supplies, not the config.
 SUPPLIED = {"axis_name", "latent_dim", "x_shape", "num_steps", "setting", "parent", "name"}
+SUPPLIED |= {"layers"}
 FILES = sorted(Path(__file__).parents[1].glob("configs/**/*.py"))
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +16,8 @@ from vaejax.data.batches import batch_rows
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.data.transforms import scaled
 from vaejax.parallel import usable_devices
-from vaejax.training.feed import described, is_resident, make_feed, mapped_step
+from vaejax.training import feed, loop, run
+from vaejax.training.feed import Supply, described, dispatches, is_resident, mapped_steps
 from vaejax.training.state import TRAIN, observed, stream_key
 from vaejax.training.step import make_batch
 
@@ -38,19 +40,22 @@ def images(tmp_path_factory):
     return Dataset("mapped", {"train": np.load(path, mmap_mode="r")}, 255.0)
 
 
-def seen(dataset, resident, num_devices, steps, streams=(0, 1), seed=3, batch_size=24):
-    """What the mapped step is given, step by step.  -> (num_steps, streams, batch_size, *X)."""
+def seen(dataset, resident, num_devices, steps, streams=2, seeds=3, most=4):
+    """What the step is given, step by step.  -> (num_steps, streams, [replicas,] 24, *X)."""
+    axis = 0 if isinstance(seeds, int) else 1
 
     def step(state, *rows):
-        return state + 1, tuple(jax.lax.all_gather(r, "data", tiled=True) for r in rows)
+        gathered = [jax.lax.all_gather(r, "data", axis=axis, tiled=True) for r in rows]
+        return state + 1, {"rows": jnp.stack(gathered)}
 
     devices = jax.local_devices()[:num_devices]
-    mapped, state, batches = mapped_step(step, devices, resident, streams), np.zeros(()), []
-    given = {"seed": seed, "steps": steps, "batch_size": batch_size}
-    feed = make_feed(dataset, devices, resident, streams, **given)
-    for arguments in feed:
-        state, both = mapped(state, *arguments)
-        batches.append([np.asarray(rows) for rows in both])
+    supply = Supply(dataset, 24, seeds, streams, resident, most)
+    mapped, state, batches = mapped_steps(step, devices, supply), np.zeros(()), []
+    source, parts = supply.source(devices), dispatches(steps, most, (5,))
+    for dispatch in feed.make_feed(supply, source, devices, parts):
+        state, metrics = mapped(state, *dispatch.arguments)
+        batches += list(np.asarray(metrics["rows"])[: len(dispatch.steps)])
+        assert state == dispatch.steps.stop - steps.start
     return np.array(batches)
 
 
@@ -63,20 +68,69 @@ def test_both_placements_give_the_batches_of_the_order_over_epochs(images, num_d
     steps = range(2, 11)  # from within an epoch into the next ones
     expected = np.array([batch_rows(images, 3, step, 24) for step in steps])
     for resident in (True, False):
-        found = seen(images, resident, num_devices, steps)
-        np.testing.assert_array_equal(found, expected)
-        first = seen(images, resident, num_devices, steps, streams=(0,))
+        for most in (1, 4, 20):
+            found = seen(images, resident, num_devices, steps, most=most)
+            np.testing.assert_array_equal(found, expected)
+        first = seen(images, resident, num_devices, steps, streams=1)
         np.testing.assert_array_equal(first, expected[:, :1])
 
 
-def test_runs_of_both_placements_write_the_same_metrics(tmp_path):
-    texts = []
-    for placement in ("resident", "streamed"):
+@pytest.mark.parametrize("resident", [True, False])
+def test_every_replica_sees_the_batches_of_its_own_seed(images, resident):
+    steps, seeds = range(2, 11), (3, 5, 2**32 - 1)
+    found = seen(images, resident, 8, steps, seeds=seeds)
+    for replica, seed in enumerate(seeds):
+        expected = np.array([batch_rows(images, seed, step, 24) for step in steps])
+        np.testing.assert_array_equal(found[:, :, replica], expected)
+
+
+@pytest.mark.parametrize("most", [1, 3, 20])
+@pytest.mark.parametrize("steps", [range(0), range(6, 7), range(100), range(17, 91)])
+def test_dispatches_are_the_steps_in_order_and_none_passes_a_stop(steps, most):
+    stops = (7, 10)
+    parts = dispatches(steps, most, stops)
+    assert [step for part in parts for step in part] == list(steps)
+    assert all(len(part) <= (most if place else 1) for place, part in enumerate(parts))
+    due = {step for step in range(steps.start + 1, steps.stop) for s in stops if step % s == 0}
+    ends = {part.stop for part in parts}
+    assert due <= ends
+    full = [part for part in parts[1:] if part.stop not in due | {steps.stop}]
+    assert {len(part) for part in full} <= {most}  # none is shorter than it has to be
+
+
+def test_the_step_is_traced_once_and_no_way_to_feed_it_changes_a_bit(tmp_path, monkeypatch):
+    make, traces, ended = run.make_train_step, [], []
+
+    def counted(*arguments, **more):
+        step = make(*arguments, **more)
+        return lambda *given: traces.append(0) or step(*given)
+
+    monkeypatch.setattr(run, "make_train_step", counted)
+    ways = [(1, "streamed"), (1, "resident"), (3, "resident"), (20, "streamed"), (20, "resident")]
+    for most, placement in ways:
         tiny = load_config("configs/tiny.py:digits").unlock()
-        tiny.placement, tiny.regularizer, tiny.batch_size = placement, "factor", 8
-        vaejax.fit(tiny, tmp_path / placement, quiet=True)
-        texts.append((tmp_path / placement / "metrics.jsonl").read_text())
-    assert texts[0] == texts[1]
+        tiny.update(num_steps=11, log_every=1, eval_every=5, checkpoint_every=100, batch_size=8)
+        tiny.update(regularizer="factor", placement=placement, steps_per_dispatch=most)
+        folder = tmp_path / f"{most}{placement}"
+        state = vaejax.fit(tiny, folder, quiet=True)[1]
+        leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+        ended.append((leaves, (folder / "metrics.jsonl").read_text()))
+        assert len(traces) == len(ended)
+    assert ended[0][1].count("train") == 11
+    assert all(one == ended[0] for one in ended)
+
+
+def test_nothing_is_transferred_unasked_while_a_program_is_called(tmp_path, monkeypatch):
+    make = feed.make_feed
+
+    def from_host(*arguments):
+        for dispatch in make(*arguments):
+            count, *rest = dispatch.arguments
+            yield dispatch._replace(arguments=(np.asarray(count), *rest))
+
+    monkeypatch.setattr(loop.feeding, "make_feed", from_host)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        vaejax.fit(load_config("configs/tiny.py"), tmp_path, quiet=True)
 
 
 def test_a_run_says_in_one_line_where_its_data_lie_and_imports_grain_only_to_stream(tmp_path):
@@ -114,10 +168,10 @@ def test_what_is_larger_than_a_share_of_the_device_is_streamed(images):
 
 
 def test_an_error_while_rows_are_read_ahead_reaches_the_loop(images, monkeypatch):
-    def broken(dataset, seed, step, *more):
+    def broken(seed, step, *more):
         raise OSError(f"step {step} cannot be read")
 
-    monkeypatch.setattr("vaejax.training.feed.batch_rows", broken)
+    monkeypatch.setattr(feed, "batch_indices", broken)
     with pytest.raises(OSError, match="step 0 cannot be read"):
         seen(images, False, 1, range(3))
 

@@ -24,6 +24,7 @@ from vaejax.data.batches import batch_indices
 from vaejax.data.sources import dataset_from
 from vaejax.training import loop, workdir
 from vaejax.training.checkpoint import CheckpointError, Checkpoints, saved_steps
+from vaejax.training.feed import dispatches
 from vaejax.training.metrics import NonFiniteError
 
 # A failed read leaves callbacks of tensorstore behind that find orbax's event loop closed.
@@ -94,20 +95,24 @@ def assert_same_run(folder, twin):
     assert (folder / "metrics.jsonl").read_bytes() == (twin[0] / "metrics.jsonl").read_bytes()
 
 
-def interrupted_after(steps):
-    """A stand-in for the signals of `fit`, of which one arrives after so many steps."""
-    calls = iter([False] * steps)
+def interrupted_after(count):
+    """A stand-in for the signals of `fit`, of which one arrives after so many dispatches."""
+    calls = iter([False] * count)
     signals = type("Signals", (), {"received": property(lambda self: next(calls, True))})
     return contextlib.nullcontext(signals())
 
 
 def test_runs_interrupted_at_any_step_equal_the_uninterrupted_run(twin, tmp_path, monkeypatch):
     done = 0
-    for steps in (0, 1, 19, 33, 108):  # before the first, and next to what is due at 7, 20 and 50
+    # Before the first, and next to what is due at 7, 20 and 50.
+    for most, count in ((20, 0), (20, 1), (1, 18), (3, 5), (20, 4), (1, 1), (7, 9)):
+        parts = dispatches(range(done, NUM_STEPS), most, (20, 50))
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "_Signals", functools.partial(interrupted_after, steps))
-            state = fit(config_of(), tmp_path / "run")[1]
-        assert state.step == (done := done + steps)
+            patch.setattr(loop, "Signals", functools.partial(interrupted_after, count))
+            state = fit(config_of(steps_per_dispatch=most), tmp_path / "run")[1]
+        done = parts[count].start
+        assert state.step == done
+    assert done > 100
     fit(config_of(), tmp_path / "run")
     assert_same_run(tmp_path / "run", twin)
 

@@ -99,7 +99,9 @@ class Plan(NamedTuple):
         """`tree` of every run."""
         if isinstance(self.seeds, int):
             return [tree]
-        return [jax.tree.map(lambda leaf: leaf[r], tree) for r in range(len(self.runs))]
+        leaves, structure = jax.tree.flatten(tree)
+        each = ([leaf[r] for leaf in leaves] for r in range(len(self.runs)))
+        return [structure.unflatten(one) for one in each]
 
 
 def train(plan: Plan, step: int, devices: Sequence[Device], quiet: bool) -> TrainState:
@@ -165,9 +167,11 @@ class _Loop:
                         run.log.compiled(self.step)
                 self._log(pending)
                 pending = (dispatch.steps, metrics)
+                if dispatch is self.first:  # seen at once
+                    values, pending = self._log(pending), None
                 dispatch = next(self.feed, None)
                 if self.plan.runs[0].is_stop(self.step):
-                    values, pending = self._log(pending), None
+                    values, pending = self._log(pending) or values, None
                     self._look(values)
                 self.progress.update(self.step)
                 if not self._going():

@@ -37,15 +37,20 @@ def parsed_sweep(texts: Sequence[str], config: ConfigDict) -> dict[str, list[Any
     sweep: dict[str, list[Any]] = {}
     for text in texts:
         key, _, values = text.partition("=")
-        check_key(config, key)
-        kind = type(_value(config, key))
-        if key != "seed" and not (key.partition(".")[0] in _TABLES and kind is float):
-            allowed = f"seed, and the numbers with a fraction in {', '.join(_TABLES)}"
-            raise ValueError(f"config.{key} cannot differ between replicas; these can: {allowed}")
+        kind = _kind(config, key)
         if key in sweep:
             raise ValueError(f"config.{key} is swept twice")
         sweep[key] = _values(text, key, values, kind)
     return sweep
+
+
+def _kind(config: ConfigDict, key: str) -> type:
+    check_key(config, key)
+    kind = type(_value(config, key))
+    if key != "seed" and not (key.partition(".")[0] in _TABLES and kind is float):
+        allowed = f"seed, and the numbers with a fraction in {', '.join(_TABLES)}"
+        raise ValueError(f"config.{key} cannot differ between replicas; these can: {allowed}")
+    return kind
 
 
 def _value(config: ConfigDict, key: str) -> Any:
@@ -68,6 +73,8 @@ def _values(text: str, key: str, values: str, kind: type) -> list[Any]:
 
 def replica_configs(config: ConfigDict, sweep: Sweep) -> dict[str, ConfigDict]:
     """One config for every combination of the values, by a name such as "seed=3,beta=4.0"."""
+    for key in sweep:
+        _kind(config, key)
     configs = {}
     shorts = [key.rpartition(".")[2] for key in sweep]
     names = [s if shorts.count(s) == 1 else k for k, s in zip(sweep, shorts, strict=True)]
@@ -106,7 +113,7 @@ def fit_replicas(
     if not going:
         return [run.workdir for run in runs.values()]
     step = _common_step(going)
-    values = {key: jnp.array([_value(run.config, key) for run in going.values()]) for key in sweep}
+    values = {key: _array(key, [_value(r.config, key) for r in going.values()]) for key in sweep}
     lead = next(iter(going.values()))
     if vectorized is None:
         vectorized = str(config.encoder) == "mlp"
@@ -123,6 +130,10 @@ def fit_replicas(
     plan = Plan(list(going.values()), seeds, _replicated(lead, values, vectorized), like, state)
     train(plan, step, devices, quiet)
     return [run.workdir for run in runs.values()]
+
+
+def _array(key: str, values: list[Any]) -> Array:
+    return jnp.array(values, jnp.uint32 if key == "seed" else jnp.float32)  # seeds: below 2**32
 
 
 def _start(run: Run, step: int) -> TrainState:

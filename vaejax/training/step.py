@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.flatten_util import ravel_pytree
 
 from vaejax.data.transforms import Transform
 from vaejax.models.vae import VAE
@@ -78,7 +80,7 @@ def make_train_step(
             params |= groups
             # A forward pass also advances statistics of groups its player only reads: drop those.
             stats |= {group: new_stats[group] for group in player.owns if group in new_stats}
-            metrics |= {**seen, f"grad_norm/{name}": optax.tree.norm(grads)}
+            metrics |= {**seen, f"grad_norm/{name}": jnp.linalg.norm(ravel_pytree(grads)[0])}
         ema: Any = optax.incremental_update(params, state.ema, 1 - ema_decay) if state.ema else {}
         return TrainState(state.step + 1, params, opt_state, stats, ema), metrics
 
