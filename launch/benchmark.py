@@ -22,7 +22,6 @@ from typing import Any
 
 from vaejax.benchmark.report import markdown
 from vaejax.config import load_config
-from vaejax.config.defaults import default_config
 from vaejax.data.sources import dataset_from
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
@@ -42,8 +41,9 @@ def main() -> None:
         "--dtypes", nargs="+", default=("float32", "bfloat16"), metavar="TYPE", help="both"
     )
     parser.add_argument(
-        "--scan", nargs="*", type=int, default=(1, 5, 20, 100), help="steps per dispatch"
+        "--scan", nargs="*", type=int, default=(1, 5, 20, 100), help="steps per dispatch to try"
     )
+    parser.add_argument("--replicas", type=int, default=8, metavar="N", help="0: none")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into it")
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="all numbers, a file each")
     arguments = parser.parse_args()
@@ -66,17 +66,17 @@ def main() -> None:
 
 def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, str, list[str]]]:
     """(label, name of the config, overrides) of every line."""
-    keys = default_config()
     for name in arguments.only:
         for dtype in arguments.dtypes:
-            if dtype != "float32" and "compute_dtype" not in keys:
-                continue
-            more = [f"--config.compute_dtype={dtype}"] if "compute_dtype" in keys else []
-            yield f"{name} {dtype}", name, [*more, *stand_in(name)]
-    if SWEPT in arguments.only and "steps_per_dispatch" in keys:
+            more = [f"--config.compute_dtype={dtype}"]
+            start = [] if dtype == arguments.dtypes[0] else ["--no-startup"]
+            if dtype == arguments.dtypes[0] and arguments.replicas:
+                start = ["--replicas", str(arguments.replicas)]
+            yield f"{name} {dtype}", name, [*start, *more, *stand_in(name)]
+    if SWEPT in arguments.only:
         for length in arguments.scan:
-            more = [f"--config.steps_per_dispatch={length}"]
-            yield f"{SWEPT} scan {length}", SWEPT, [*more, *stand_in(SWEPT)]
+            more = ["--no-startup", f"--config.steps_per_dispatch={length}"]
+            yield f"{SWEPT}, {length} per dispatch", SWEPT, [*more, *stand_in(SWEPT)]
 
 
 def stand_in(name: str) -> list[str]:
@@ -125,8 +125,21 @@ def section(results: list[tuple[str, dict[str, Any]]]) -> str:
         for label, r in results
         if r["startup_seconds"]
     ]
-    first = f"\n\nFirst step of `vaejax train`, cold and warm cache: {'; '.join(startup)}."
-    return f"```bash\n{command}\n```\n\n{where}\n\n{markdown(results)}" + first * bool(startup)
+    replicas = [replica_line(label, r["replicas"]) for label, r in results if "replicas" in r]
+    parts = [f"```bash\n{command}\n```", where, markdown(results)]
+    if startup:
+        parts.append(f"First step of `vaejax train`, cold and warm cache: {'; '.join(startup)}.")
+    if replicas:
+        what = "Seeds as one program, and how many times as fast as the same runs one by one"
+        parts.append(f"{what}: {'; '.join(replicas)}.")
+    return "\n\n".join(parts)
+
+
+def replica_line(label: str, found: dict[str, Any]) -> str:
+    """The median speed-up of both ways."""
+    ways = {name: way for name, way in found.items() if name != "count"}
+    medians = ", ".join(f"{way['ratio']['median']:.2f}x {name}" for name, way in ways.items())
+    return f"{label}: {found['count']} {medians}"
 
 
 def write_between(path: Path, text: str) -> None:

@@ -19,6 +19,9 @@ def bench_command(commands: Any) -> None:
         "--steps", type=int, default=0, metavar="N", help="of a round; default: of a second"
     )
     bench.add_argument("--devices", type=int, default=1, metavar="N", help="default: 1")
+    bench.add_argument(
+        "--replicas", type=int, default=0, metavar="N", help="train N seeds as one program, too"
+    )
     bench.add_argument("--no-startup", action="store_true", help="start no process of its own")
     bench.add_argument("--json", type=Path, metavar="FILE", help="all numbers")
 
@@ -38,6 +41,7 @@ def _bench(arguments: argparse.Namespace, overrides: list[str]) -> int:
         rounds=arguments.rounds,
         num_steps=arguments.steps,
         num_devices=arguments.devices,
+        num_replicas=arguments.replicas,
         startup=not arguments.no_startup,
     )
     if arguments.json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,8 +14,8 @@ from vaejax.benchmark import machine
 from vaejax.benchmark.estimate import num_parameters
 from vaejax.benchmark.operations import step_operations
 from vaejax.benchmark.startup import startup_seconds
-from vaejax.benchmark.stepper import our_stepper
-from vaejax.benchmark.torch_peer import TorchPeer, check_known, torch_library, with_fastest_threads
+from vaejax.benchmark.stepper import our_stepper, replica_stepper
+from vaejax.benchmark.torch_peer import TorchPeer, check_known, torch_library
 from vaejax.config import to_json, unknown, validate
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from
@@ -41,17 +42,20 @@ def benchmark(
     rounds: int = 7,
     num_steps: int = 0,
     num_devices: int = 1,
+    num_replicas: int = 0,
     startup: bool = True,
 ) -> dict[str, Any]:
     """Everything about the speed of `config`, as JSON-able numbers.
 
     against: "torch", or nothing.  num_steps: of a round; 0 takes as many as last about a second.
-    startup: whether to start `vaejax train` twice in a process of its own, which an array given as
-    `dataset` has no part in.  Raises ValueError for bad input.
+    num_replicas: how many to train as one program, too.  startup: whether to start `vaejax train`
+    twice in a process of its own, which an array given as `dataset` has no part in.  Raises
+    ValueError for bad input.
     """
     validate(config)
-    if rounds < 1 or num_steps < 0:
-        raise ValueError(f"{rounds} rounds of {num_steps} steps; at least 1 round, and 0 steps")
+    if rounds < 1 or num_steps < 0 or num_replicas < 0:
+        given = f"{rounds} rounds of {num_steps} steps with {num_replicas} replicas"
+        raise ValueError(f"{given}; at least 1 round, and 0 of the others")
     if against:
         _check_peer(against, config, num_devices)
     # Before this process takes the cores, and on a GPU most of its memory.
@@ -82,7 +86,30 @@ def benchmark(
         "roofline": {"dtype": _dtype(config), "operations_per_second": roofline},
         "ours": found["ours"],
     }
-    return {**result, against: _compared(seconds, found, peers)} if peers else result
+    if peers:
+        result[against] = _compared(seconds, found, peers)
+    if num_replicas:
+        result["replicas"] = replica_rates(config, dataset, devices, num_replicas, rounds)
+    return result
+
+
+def replica_rates(
+    config: ConfigDict, dataset: Dataset, devices: Sequence[Device], count: int, rounds: int
+) -> dict[str, Any]:
+    """Seconds of a step of `count` replicas, and the same steps one run after another over that."""
+    runners = {"alone": our_stepper(config, dataset, devices)}
+    for name, vectorized in (("side by side", True), ("in turn", False)):
+        runners[name] = replica_stepper(config, dataset, devices, count, vectorized)
+    num_steps = max(_steps_of_a_second(runners["alone"]) // count, 1)
+    seconds = alternating(runners, rounds, num_steps)
+    ways = {
+        name: {
+            "seconds_per_step": spread(seconds[name] / num_steps),
+            "ratio": spread(count * seconds["alone"] / seconds[name]),
+        }
+        for name in ("side by side", "in turn")
+    }
+    return {"count": count, **ways}
 
 
 def _raced(
@@ -126,22 +153,23 @@ def _card(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
 def torch_peers(
     config: ConfigDict, dataset: Dataset, params: Mapping[str, Any], devices: Sequence[Device]
 ) -> dict[str, TorchPeer]:
-    """PyTorch's runners by memory format: both for networks of convolutions; the faster counts.
+    """PyTorch's runners, by memory format for convolutions and by threads; the fastest counts.
 
     On a GPU if ours is, and PyTorch can use one.  Raises ValueError as TorchPeer does.
     """
     torch = torch_library()
     on_gpu = devices[0].platform in ("gpu", "cuda") and torch.cuda.is_available()
-    device = "cuda" if on_gpu else "cpu"
-    formats = {"channels_first": False}
+    formats = [False]
     if len(dataset.x_shape) == 3 and (config.encoder, config.decoder) != ("mlp", "mlp"):
-        formats["channels_last"] = True
-    return {
-        name: with_fastest_threads(
-            TorchPeer(config, dataset, params, channels_last=is_last, device=device)
-        )
-        for name, is_last in formats.items()
-    }
+        formats = [False, True]
+    peers, most = {}, torch.get_num_threads()
+    for is_last, num_threads in itertools.product(formats, {most} if on_gpu else {1, most}):
+        device = "cuda" if on_gpu else "cpu"
+        peer = TorchPeer(config, dataset, params, channels_last=is_last, device=device)
+        peer.num_threads = num_threads
+        kind = "channels_last" if is_last else "channels_first"
+        peers[f"{kind}, {num_threads} thread{'s' if num_threads > 1 else ''}"] = peer
+    return peers
 
 
 def _steps_of_a_second(runner: Runner) -> int:
@@ -192,5 +220,5 @@ def _compared(
 ) -> dict[str, Any]:
     """The peers' rates, and our speed-up over the fastest of them, round by round."""
     best = min(peers, key=lambda name: float(np.median(seconds[name])))
-    rows = {name: {**found[name], "num_threads": peer.num_threads} for name, peer in peers.items()}
-    return {"fastest": best, "ratio": spread(seconds[best] / seconds["ours"]), **rows}
+    ratio = spread(seconds[best] / seconds["ours"])
+    return {"fastest": best, "ratio": ratio, **{name: found[name] for name in peers}}

@@ -38,13 +38,22 @@ def lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if "torch" in result:
         peer = result["torch"]
-        formats = (name for name in ("channels_first", "channels_last") if name in peer)
+        kinds = (name for name in peer if name not in ("fastest", "ratio"))
         version = machine["versions"]["torch"]
         found += [
-            *((f"PyTorch {version}, {name}", _peer(peer[name])) for name in formats),
+            *((f"PyTorch {version}, {k}", _ms(peer[k]["seconds_per_step"])) for k in kinds),
             (f"speed-up over {peer['fastest']}", _spread(peer["ratio"], "x")),
         ]
+    if "replicas" in result:
+        ways = {**result["replicas"]}
+        count = ways.pop("count")
+        found += [(f"{count} replicas {k}", _replicas(way)) for k, way in ways.items()]
     return found
+
+
+def _replicas(way: Mapping[str, Any]) -> str:
+    step, ratio = _ms(way["seconds_per_step"]), _spread(way["ratio"], "x")
+    return f"{step}; {ratio} as fast as alone"
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:
@@ -92,11 +101,6 @@ def _cells(result: Mapping[str, Any]) -> tuple[str, ...]:
         f"{compilation['lower_seconds'] + compilation['compile_seconds']:.1f} s",
         *against,
     )
-
-
-def _peer(rates: Mapping[str, Any]) -> str:
-    threads = rates["num_threads"]
-    return f"{_ms(rates['seconds_per_step'])}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _compilation(compilation: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,8 @@ from vaejax.training.feed import (
     mapped_steps,
     steps_per_dispatch,
 )
+from vaejax.training.replicas import make_plan, replica_configs
+from vaejax.training.run import Run
 from vaejax.training.state import TrainState, initial_state
 from vaejax.training.step import TrainStep, make_train_step
 from vaejax.types import Device
@@ -40,7 +43,7 @@ class Stepper:
     """A program of several steps, its state and its feed; the caller lets it `run`."""
 
     def __init__(self, program: Any, state: TrainState, supply: Supply, devices: Sequence[Device]):
-        self._program, self.state, self._supply, self._devices = program, state, supply, devices
+        self._program, self.state, self.supply, self._devices = program, state, supply, devices
         self._source, self._step = supply.source(devices), 0
 
     def run(self, num_steps: int) -> float:
@@ -64,9 +67,9 @@ class Stepper:
         return Compilation(*seconds, program_memory(compiled))
 
     def _feed(self, num_steps: int) -> Iterator[Dispatch]:
-        starts = range(self._step, self._step + num_steps, self._supply.most)
+        starts = range(self._step, self._step + num_steps, self.supply.most)
         ends = (*starts[1:], self._step + num_steps)
-        return make_feed(self._supply, self._source, self._devices, list(map(range, starts, ends)))
+        return make_feed(self.supply, self._source, self._devices, list(map(range, starts, ends)))
 
 
 def our_stepper(config: ConfigDict, dataset: Dataset, devices: Sequence[Device]) -> Stepper:
@@ -78,6 +81,23 @@ def our_stepper(config: ConfigDict, dataset: Dataset, devices: Sequence[Device])
     supply = Supply(dataset, config.batch_size, config.seed, streams, resident, most)
     program = mapped_steps(step, devices, supply)
     return Stepper(program, replicated(state(), devices), supply, devices)
+
+
+def replica_stepper(
+    config: ConfigDict,
+    dataset: Dataset,
+    devices: Sequence[Device],
+    num_replicas: int,
+    vectorized: bool,
+) -> Stepper:
+    """`our_stepper` for that many seeds as one program, side by side or in turn."""
+    sweep = {"seed": list(range(num_replicas))}
+    configs = replica_configs(config, sweep)
+    runs = [Run(replica, Path("not written"), dataset) for replica in configs.values()]
+    plan = make_plan(runs, sweep, vectorized)
+    supply = our_stepper(config, dataset, devices).supply._replace(seeds=plan.seeds)
+    program = mapped_steps(plan.train_step, devices, supply)
+    return Stepper(program, replicated(plan.state(), devices), supply, devices)
 
 
 def training(

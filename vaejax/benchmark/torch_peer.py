@@ -274,17 +274,6 @@ class TorchPeer:
         return time.perf_counter() - began
 
 
-def with_fastest_threads(peer: TorchPeer, num_steps: int = 3) -> TorchPeer:
-    """`peer`, on one thread where that is faster than PyTorch's default, as tiny steps may be."""
-    seconds: dict[int, list[float]] = {1: [], peer.num_threads: []}
-    peer.run(num_steps)
-    for _ in range(3):
-        for peer.num_threads, found in seconds.items():
-            found.append(peer.run(num_steps))
-    peer.num_threads = min(seconds, key=lambda count: min(seconds[count]))
-    return peer
-
-
 def learning_rate(tree: Mapping[str, Any], step: int) -> float:
     """The rate of update number `step`, the first being 0.  tree: of a config, as plain dicts."""
     row = tree["schedules"][tree["schedule"]]

@@ -113,23 +113,32 @@ def fit_replicas(
     if not going:
         return [run.workdir for run in runs.values()]
     step = _common_step(going)
-    values = {key: _array(key, [_value(r.config, key) for r in going.values()]) for key in sweep}
-    lead = next(iter(going.values()))
-    if vectorized is None:
-        vectorized = str(config.encoder) == "mlp"
+    plan = make_plan(list(going.values()), sweep, vectorized, step)
     for run in going.values():
         run.claim()
+    train(plan, step, devices, quiet)
+    return [run.workdir for run in runs.values()]
+
+
+def make_plan(
+    runs: Sequence[Run], sweep: Sweep, vectorized: bool | None = None, step: int = 0
+) -> Plan:
+    """`runs`, which differ in the keys of `sweep` alone, as one program from `step` on."""
+    lead = runs[0]
+    values = {key: _array(key, [_value(run.config, key) for run in runs]) for key in sweep}
+    if vectorized is None:
+        # Convolutions fill the cores by themselves, and with a kernel for every replica a GPU
+        # computes them in groups.  What is tiny gains most.
+        vectorized = (lead.config.encoder, lead.config.decoder) == ("mlp", "mlp")
 
     def state() -> TrainState:
-        states = [_start(run, step) for run in going.values()]
+        states = [_start(run, step) for run in runs]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
     one = jax.eval_shape(lead.start)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(going), *x.shape), x.dtype), one)
-    seeds = tuple(run.config.seed for run in going.values())
-    plan = Plan(list(going.values()), seeds, _replicated(lead, values, vectorized), like, state)
-    train(plan, step, devices, quiet)
-    return [run.workdir for run in runs.values()]
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(runs), *x.shape), x.dtype), one)
+    seeds = tuple(run.config.seed for run in runs)
+    return Plan(runs, seeds, _replicated(lead, values, vectorized), like, state)
 
 
 def _array(key: str, values: list[Any]) -> Array:
