@@ -28,6 +28,7 @@ BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 CONFIGS = Path(__file__).parents[1] / "configs"
 ARCHITECTURES = ("mnist", "svhn", "celeba", "digits", "two_moons")
 SHAPES = {"mnist": "(28, 28, 1)", "svhn_cropped": "(32, 32, 3)", "celeb_a": "(64, 64, 3)"}
+REPLICATED = ("mnist", "digits", "two_moons")
 SWEPT = "mnist"  # what scan lengths are tried on
 
 
@@ -70,7 +71,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, str, list[str]]]
         for dtype in arguments.dtypes:
             more = [f"--config.compute_dtype={dtype}"]
             start = [] if dtype == arguments.dtypes[0] else ["--no-startup"]
-            if dtype == arguments.dtypes[0] and arguments.replicas:
+            if dtype == arguments.dtypes[0] and name in REPLICATED and arguments.replicas:
                 start = ["--replicas", str(arguments.replicas)]
             yield f"{name} {dtype}", name, [*start, *more, *stand_in(name)]
     if SWEPT in arguments.only:

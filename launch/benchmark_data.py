@@ -12,21 +12,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
+from vaejax.benchmark.stepper import Stepper, our_stepper, training
 from vaejax.config import load_config, overridden
 from vaejax.data.batches import batch_indices
 from vaejax.data.public import prepared_folder
-from vaejax.data.sources import dataset_from, make_transform
-from vaejax.objectives.regularizers import make_method
-from vaejax.parallel import AXIS, replicated
-from vaejax.training.feed import make_feed, mapped_step
-from vaejax.training.state import initial_state
-from vaejax.training.step import make_train_step
+from vaejax.data.sources import dataset_from
+from vaejax.parallel import replicated
+from vaejax.training.feed import mapped_steps
 
 WAYS = ("resident", "streamed", "decoded")
 
@@ -43,93 +41,94 @@ def main() -> None:
     dataset = dataset_from(config)
     devices = jax.local_devices()[:1]
     print(f"{dataset.name}, batches of {config.batch_size}, one {devices[0].device_kind}")
-    counts = {"resident": arguments.batches, "streamed": arguments.batches, "decoded": 10}
-    feeds = {way: feed_of(way, config, dataset, devices) for way in WAYS}
-    if prepared_folder(str(config.dataset)) is None:
-        del feeds["decoded"]
-    steps = {way: delivery(way, devices) for way in feeds}
-    report("delivery alone", config, steps, feeds, counts, arguments)
-    steps = {way: training(way, config, dataset, devices) for way in feeds}
-    counts = {"resident": arguments.steps, "streamed": arguments.steps, "decoded": 10}
-    report("training", config, steps, feeds, counts, arguments)
-
-
-def feed_of(way: str, config: Any, dataset: Any, devices: Any) -> Iterator[tuple[Any, ...]]:
-    """What a mapped step takes, for ever."""
-    if way != "decoded":
-        given = {"seed": 0, "steps": range(10**6), "batch_size": config.batch_size}
-        return make_feed(dataset, devices, way == "resident", (0,), **given)
-    import tensorflow_datasets as tfds
-
-    source = tfds.builder_from_directory(prepared_folder(str(config.dataset))).as_data_source(
-        "train"
+    ways = [way for way in WAYS if way != "decoded" or prepared_folder(str(config.dataset))]
+    alone, trained = (
+        {way: runner(way, config, dataset, devices) for way in ways}
+        for runner in (delivery, training_of)
     )
-
-    def decoded(step: int) -> np.ndarray:
-        indices = batch_indices(0, step, len(source), config.batch_size)
-        return np.stack([example["image"] for example in source.__getitems__(indices.tolist())])[
-            None
-        ]
-
-    return ((decoded(step),) for step in itertools.count())
+    rounds, few = arguments.rounds, {"decoded": 10}
+    report("delivery alone", alone, dict.fromkeys(WAYS, arguments.batches) | few, rounds, config)
+    report("training", trained, dict.fromkeys(WAYS, arguments.steps) | few, rounds, config)
 
 
-def delivery(way: str, devices: Any) -> Stepper:
-    """Nothing but the rows, on the device and in use."""
+class Runner(Protocol):
+    """Takes that many steps, waits for the last, and tells the seconds."""
 
-    def step(state: Any, rows: Any) -> Any:
-        return state + rows.sum(dtype=np.int32), {}
-
-    return Stepper(mapped_step(step, devices, way == "resident", (0,)), np.zeros((), np.int32))
-
-
-def training(way: str, config: Any, dataset: Any, devices: Any) -> Stepper:
-    """The training step of the config."""
-    num_train = len(dataset.splits["train"])
-    model, objective = make_method(config, dataset.x_shape, num_train, AXIS)
-    step = make_train_step(
-        model,
-        objective.players,
-        transform=make_transform(config, dataset, model.likelihood.unit_interval),
-        seed=0,
-        axis_name=AXIS,
-    )
-    state = initial_state(model, objective.players, 0, dataset.x_shape)
-    return Stepper(mapped_step(step, devices, way == "resident", (0,)), replicated(state, devices))
+    def run(self, num_steps: int) -> float:
+        """-> seconds."""
+        ...
 
 
-class Stepper:
-    """A mapped step and its state; `run` takes some steps and waits for the last."""
+class Decoded:
+    """A jitted step whose rows are decoded one batch at a time."""
 
-    def __init__(self, step: Callable[..., Any], state: Any):
-        self.step, self.state = step, state
+    def __init__(self, step: Callable[..., Any], state: Any, config: Any):
+        import tensorflow_datasets as tfds
 
-    def run(self, feed: Iterator[tuple[Any, ...]], count: int) -> float:
+        builder = tfds.builder_from_directory(prepared_folder(str(config.dataset)))
+        self.source = builder.as_data_source("train")
+        self.step, self.state, self.config = jax.jit(step, donate_argnums=0), state, config
+        self.steps = itertools.count()
+
+    def run(self, num_steps: int) -> float:
         """-> seconds."""
         began = time.perf_counter()
-        for arguments in itertools.islice(feed, count):
-            self.state, _ = self.step(self.state, *arguments)
+        for step in itertools.islice(self.steps, num_steps):
+            self.state, _ = self.step(self.state, self.rows(step))
         jax.block_until_ready(self.state)
         return time.perf_counter() - began
 
+    def rows(self, step: int) -> np.ndarray:
+        """The batch of `step`, decoded.  -> (B, *X)."""
+        seed, size = self.config.seed, self.config.batch_size
+        indices = batch_indices(seed, step, len(self.source), size)
+        return np.stack([row["image"] for row in self.source.__getitems__(indices.tolist())])
+
+
+def delivery(way: str, config: Any, dataset: Any, devices: Any) -> Runner:
+    """Nothing but the rows, on the device and in use."""
+
+    def step(state: Any, rows: Any, *more: Any) -> Any:
+        return state + rows.sum(dtype=np.int32), {}
+
+    state = jax.device_put(np.zeros((), np.int32), devices[0])
+    if way == "decoded":
+        return Decoded(step, state, config)
+    supply = our_stepper(placed(config, way), dataset, devices).supply._replace(num_streams=1)
+    return Stepper(mapped_steps(step, devices, supply), replicated(state, devices), supply, devices)
+
+
+def training_of(way: str, config: Any, dataset: Any, devices: Any) -> Runner:
+    """The training step of the config."""
+    if way != "decoded":
+        return our_stepper(placed(config, way), dataset, devices)
+    _, step, state = training(config, dataset)
+    return Decoded(step, state(), config)
+
+
+def placed(config: Any, way: str) -> Any:
+    """`config` with its train split on the device, or streamed."""
+    config = config.copy_and_resolve_references().unlock()
+    config.placement = way
+    return config
+
 
 def report(
-    what: str, config: Any, steppers: Any, feeds: Any, counts: dict[str, int], arguments: Any
+    what: str, runners: Mapping[str, Runner], counts: dict[str, int], rounds: int, config: Any
 ) -> None:
     """Rounds of every way in turn, and a line for each."""
-    rates: dict[str, list[float]] = {way: [] for way in steppers}
-    for stepper, feed in zip(steppers.values(), feeds.values(), strict=True):
-        stepper.run(feed, 3)  # compiles, and fills what is read ahead
-    for _ in range(arguments.rounds):
-        for way, stepper in steppers.items():
-            seconds = stepper.run(feeds[way], counts[way])
-            rates[way].append(counts[way] * config.batch_size / seconds)
-    base = np.array(rates["resident"])
+    seconds: dict[str, list[float]] = {way: [] for way in runners}
+    for runner in runners.values():
+        runner.run(3)  # compiles
+    for _ in range(rounds):
+        for way, runner in runners.items():
+            seconds[way].append(runner.run(counts[way]) / counts[way])
+    base = np.array(seconds["resident"])
     print(f"{what}: examples/s, median (range), and time of a batch over that of resident")
-    for way, values in rates.items():
-        ratios = base / np.array(values)
+    for way, values in seconds.items():
+        rates, ratios = config.batch_size / np.array(values), np.array(values) / base
         print(
-            f"  {way:<9} {np.median(values):>12,.0f} ({min(values):,.0f} .. {max(values):,.0f})"
+            f"  {way:<9} {np.median(rates):>12,.0f} ({rates.min():,.0f} .. {rates.max():,.0f})"
             f"   x {np.median(ratios):.3f} ({ratios.min():.3f} .. {ratios.max():.3f})"
         )
 

@@ -75,6 +75,39 @@ def test_a_bad_flag_is_one_line_and_leaves_no_folder(capsys, tmp_path, flags, sa
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([*TINY, "--against", "tourch"], "unknown peer 'tourch'; did you mean 'torch'?"),
+        ([*TINY, "--against", "torch", "--devices", "2"], "the PyTorch peer runs on one device"),
+        ([*TINY, "--against", "torch", "--config.regularizer=info"], "knows regularizer none, "),
+        ([*TINY, "--rounds", "0"], "at least 1 round"),
+        ([*TINY, "--steps", "-1"], "at least 1 round, and 0 steps"),
+        ([*TINY, "--devices", "5"], "batch_size 24 does not divide evenly over 5 devices"),
+        ([*TINY, "--config.convolution=native"], "did you mean 'convolutions'?"),
+        (["--config", "configs/tinny.py"], "did you mean 'configs/tiny.py'?"),
+    ],
+)
+def test_a_bad_flag_of_the_benchmark_is_one_line(capsys, tmp_path, arguments, said):
+    flags = ["--no-startup", "--json", tmp_path / "out.json"]
+    assert said in refused(capsys, "bench", *arguments, *flags)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_estimate_is_a_paragraph_and_trains_nothing(capsys, tmp_path):
+    command = ["train", *TINY, "--workdir", str(tmp_path / "run"), "--estimate"]
+    assert main(command) == 0
+    (paragraph,) = capsys.readouterr().out.splitlines()
+    assert ", encoder 24, " in paragraph
+    assert "A step of 24 examples takes" in paragraph
+    assert main([*command, "--config.num_steps=400"]) == 0
+    (longer,) = capsys.readouterr().out.splitlines()
+    assert ", 4 steps " in paragraph
+    assert ", 400 steps " in longer
+    assert "config.latent_dim is 0" in refused(capsys, *command, "--config.latent_dim=0")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("config", "said"),
     [
         ("configs/tinny.py", "did you mean 'configs/tiny.py'?"),

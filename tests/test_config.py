@@ -19,6 +19,7 @@ from vaejax.config import (
     validate,
     with_preset,
 )
+from vaejax.config.lookup import NAMES
 from vaejax.config.presets import PRESETS
 from vaejax.models.flows import CouplingFlow
 from vaejax.models.likelihoods import LIKELIHOODS
@@ -40,7 +41,7 @@ TABLES = {
 }
 # Arguments that the program supplies, not the config.
 SUPPLIED = {"axis_name", "latent_dim", "x_shape", "num_steps", "setting", "parent", "name"}
-SUPPLIED |= {"layers"}
+SUPPLIED.add("layers")
 FILES = sorted(Path(__file__).parents[1].glob("configs/**/*.py"))
 
 
@@ -83,9 +84,9 @@ def test_unknown_key_is_an_error_that_names_the_nearest(path, right):
     assert right is None or f"did you mean {right!r}?" in one_line(error)
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", [*CHOICES, *NAMES])
 def test_unknown_name_is_an_error_that_names_the_nearest_and_all(choice):
-    rows = default_config()[CHOICES[choice]].keys()
+    rows = NAMES[choice] if choice in NAMES else default_config()[CHOICES[choice]].keys()
     for name in rows:
         wrong = name + "x"
         with pytest.raises(ValueError, match=f"unknown {choice} {wrong!r}") as error:
@@ -106,6 +107,8 @@ def test_unknown_name_is_an_error_that_names_the_nearest_and_all(choice):
         ("clip_norm", True, "float"),
         ("encoders.mlp.widths", 100, "tuple"),
         ("priors.decoupled.mask", {"half": 1}, "str"),
+        ("steps_per_dispatch", 2.5, "int"),
+        ("compute_dtype", None, "str"),
         ("priors.decoupled", 4, "table"),
     ],
 )
@@ -140,6 +143,7 @@ def test_value_that_is_not_finite_is_an_error(path, value):
         ("ema_decay", 1.0),
         ("ema_decay", -0.1),
         ("clip_norm", -1.0),
+        ("steps_per_dispatch", -1),
     ],
 )
 def test_size_out_of_range_is_an_error(path, value):

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import one_line
 
 import vaejax
-from vaejax.config import load_config
+from vaejax.config import check_same_config, load_config, to_json
 from vaejax.data.arrays import Dataset, Part
 from vaejax.data.batches import batch_rows
 from vaejax.data.sources import dataset_from, make_transform
@@ -118,6 +119,20 @@ def test_the_step_is_traced_once_and_no_way_to_feed_it_changes_a_bit(tmp_path, m
         assert len(traces) == len(ended)
     assert ended[0][1].count("train") == 11
     assert all(one == ended[0] for one in ended)
+
+
+def test_a_run_goes_on_with_another_way_to_compute_the_same_alone(tmp_path):
+    (tmp_path / "config.json").write_text(to_json(load_config("configs/tiny.py")))
+
+    def with_(**values):
+        config = load_config("configs/tiny.py").unlock()
+        config.update(values)
+        return config
+
+    same = with_(convolutions="matmul", steps_per_dispatch=3, placement="streamed")
+    check_same_config(tmp_path, same)
+    with one_line("compute_dtype: 'float32' != 'bfloat16'"):
+        check_same_config(tmp_path, with_(compute_dtype="bfloat16"))
 
 
 def test_nothing_is_transferred_unasked_while_a_program_is_called(tmp_path, monkeypatch):

@@ -68,6 +68,15 @@ def test_the_commands_of_a_pair_run_as_written(tmp_path):
     ran(script.replace("decoupled", f"decoupled {' '.join(SHORT)}", 1), tmp_path)
 
 
+def test_a_sweep_and_what_it_costs_run_as_written(tmp_path):
+    (sweep,) = (block for block in blocks("bash") if "--replicas" in block)
+    (costs,) = (block for block in blocks("bash") if "--estimate" in block)
+    done = ran(f"{sweep}\n{costs}", tmp_path)
+    assert "runs/sweep/seed=2,beta=4.0" in done.stdout
+    assert "parameters" in done.stdout
+    assert "GFLOP/s" in done.stdout
+
+
 @pytest.mark.parametrize("script", [b for b in blocks("bash") if "config.dataset" in b])
 def test_the_users_own_data_are_trained_on_as_written(tmp_path, script):
     if "pictures" in script:

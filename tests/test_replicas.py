@@ -18,7 +18,7 @@ from vaejax.data.sources import dataset_from
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.training import loop
 from vaejax.training.checkpoint import saved_steps
-from vaejax.training.metrics import NonFiniteError, rows
+from vaejax.training.metrics import rows
 from vaejax.training.replicas import fit_replicas, parsed_sweep, replica_configs
 
 SEEDS_AND_WEIGHTS = {"seed": [0, 2**32 - 1], "regularizers.beta_tc.beta": [1.0, 4.0]}
@@ -126,15 +126,8 @@ def test_every_replica_equals_its_lone_run(
         assert_close(folders[name], other, tolerance)
         assert saved_steps(folders[name]) == saved_steps(other)
         assert to_json(saved_config(folders[name])) == to_json(saved_config(other))
-    states = (
-        [
-            np.asarray(vaejax.load(path)[1].params["encoder"]["Dense_0"]["kernel"])
-            for path in folders.values()
-        ]
-        if case == "beta_tc"
-        else []
-    )
-    assert all((one != two).any() for i, one in enumerate(states) for two in states[:i])
+    ended = {(path / "metrics.jsonl").read_text() for path in folders.values()}
+    assert len(ended) == len(folders)  # no two alike
 
 
 def test_replicas_one_after_the_other_are_nearly_their_lone_runs(lone, swept):

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import random
 import shutil
 import signal
@@ -16,7 +15,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import vaejax
 from vaejax.config import load_config, to_json
@@ -48,19 +46,6 @@ def config_of(**values):
 
 def fit(config, folder, **more):
     return vaejax.fit(config, folder, **{"num_devices": 2, "quiet": True, **more})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled(tmp_path_factory):
-    """One compilation for all the runs of this file, also those of other processes."""
-    settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
-    settings["jax_persistent_cache_min_compile_time_secs"] = 0.1
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield {name.upper(): str(value) for name, value in settings.items()}
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +102,12 @@ def test_runs_interrupted_at_any_step_equal_the_uninterrupted_run(twin, tmp_path
     assert_same_run(tmp_path / "run", twin)
 
 
-def started(folder, environment, step):
+def started(folder, step):
     """A process that runs the config, once the last complete line of its metrics is of `step`."""
     config, path = folder.with_suffix(".json"), folder / "metrics.jsonl"
     config.write_text(to_json(config_of()))
     command = [sys.executable, "-c", DRIVER, config, folder]
-    environment = os.environ | environment
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     while process.poll() is None:
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         if lines and json.loads(lines[-1])["step"] >= step:
@@ -132,10 +116,10 @@ def started(folder, environment, step):
     return process
 
 
-def test_a_run_killed_at_random_moments_equals_the_uninterrupted_run(twin, tmp_path, compiled):
+def test_a_run_killed_at_random_moments_equals_the_uninterrupted_run(twin, tmp_path):
     folder = tmp_path / "run"
     for step in (7, 70, 180):
-        process = started(folder, compiled, step)
+        process = started(folder, step)
         time.sleep(random.uniform(0, 0.05))
         process.kill()
         _, error = process.communicate()
@@ -143,16 +127,16 @@ def test_a_run_killed_at_random_moments_equals_the_uninterrupted_run(twin, tmp_p
         for name in ("metrics.jsonl", "timing.jsonl"):
             with (folder / name).open("a") as file:
                 file.write('{"step": 8, "spl')  # cut short
-    process = started(folder, compiled, NUM_STEPS)
+    process = started(folder, NUM_STEPS)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error.decode()[-2000:]
     assert_same_run(folder, twin)
     assert all(json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines())
 
 
-def test_sigterm_saves_exits_with_0_and_resumes_to_the_uninterrupted_run(twin, tmp_path, compiled):
+def test_sigterm_saves_exits_with_0_and_resumes_to_the_uninterrupted_run(twin, tmp_path):
     folder = tmp_path / "run"
-    process = started(folder, compiled, 28)
+    process = started(folder, 28)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error.decode()[-2000:]

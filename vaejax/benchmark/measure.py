@@ -14,7 +14,7 @@ from vaejax.benchmark import machine
 from vaejax.benchmark.estimate import num_parameters
 from vaejax.benchmark.operations import step_operations
 from vaejax.benchmark.startup import startup_seconds
-from vaejax.benchmark.stepper import our_stepper, replica_stepper
+from vaejax.benchmark.stepper import Stepper, our_stepper, replica_stepper
 from vaejax.benchmark.torch_peer import TorchPeer, check_known, torch_library
 from vaejax.config import to_json, unknown, validate
 from vaejax.data.arrays import Dataset
@@ -100,7 +100,7 @@ def replica_rates(
     runners = {"alone": our_stepper(config, dataset, devices)}
     for name, vectorized in (("side by side", True), ("in turn", False)):
         runners[name] = replica_stepper(config, dataset, devices, count, vectorized)
-    num_steps = max(_steps_of_a_second(runners["alone"]) // count, 1)
+    num_steps = _steps_of_a_second(runners["alone"])
     seconds = alternating(runners, rounds, num_steps)
     ways = {
         name: {
@@ -172,9 +172,11 @@ def torch_peers(
     return peers
 
 
-def _steps_of_a_second(runner: Runner) -> int:
-    runner.run(_WARM_UP)
-    return int(np.clip(_WARM_UP / runner.run(_WARM_UP), 2, 5_000))
+def _steps_of_a_second(stepper: Stepper) -> int:
+    """Whole dispatches, as in training, of about a second."""
+    most = stepper.supply.most
+    stepper.run(most)
+    return most * int(np.clip(1 / stepper.run(most), 1, 5_000 // most))
 
 
 def alternating(

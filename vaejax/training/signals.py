@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Signals:
-    """SIGTERM and SIGINT end the loop after the current step; a second one acts as usual."""
+    """SIGTERM and SIGINT end the loop after the steps under way; a second one acts as usual."""
 
     def __init__(self) -> None:
         self.received: int | None = None
