@@ -81,7 +81,7 @@ def test_a_bad_flag_is_one_line_and_leaves_no_folder(capsys, tmp_path, flags, sa
         ([*TINY, "--against", "torch", "--devices", "2"], "the PyTorch peer runs on one device"),
         ([*TINY, "--against", "torch", "--config.regularizer=info"], "knows regularizer none, "),
         ([*TINY, "--rounds", "0"], "at least 1 round"),
-        ([*TINY, "--steps", "-1"], "at least 1 round, and 0 steps"),
+        ([*TINY, "--steps", "-1"], "7 rounds of -1 steps"),
         ([*TINY, "--devices", "5"], "batch_size 24 does not divide evenly over 5 devices"),
         ([*TINY, "--config.convolution=native"], "did you mean 'convolutions'?"),
         (["--config", "configs/tinny.py"], "did you mean 'configs/tiny.py'?"),

@@ -156,7 +156,7 @@ class _Loop:
 
     def run(self, signals: Signals) -> TrainState:
         """Until the last step or a signal."""
-        dispatch, pending, values = self.first, None, {}
+        dispatch, pending, values = self.first, None, [{} for _ in self.plan.runs]
         with self.progress:
             while dispatch is not None and not signals.received:
                 with jax.transfer_guard("disallow"):
