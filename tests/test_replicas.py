@@ -30,16 +30,18 @@ RATES_AND_WEIGHTS = {
 SEEDS = {"seed": [3, 4]}
 
 
-def config_of(file="tiny", **changes):
+def config_of(**changes):
     """Gradient descent, under which rounding stays rounding; Adam turns the sign of what is 0."""
-    config = load_config(f"configs/{file}.py").unlock()
+    config = load_config("configs/tiny.py").unlock()
     config.update(optimizer="sgd", log_every=1, **changes)
     return config
 
 
 def convolutional():
-    config = config_of("tiny", dataset="stand_in", encoder="conv", decoder="conv")
+    config = config_of(dataset="stand_in", encoder="conv", decoder="conv")
+    config.update(prior="standard_normal", regularizer="none")
     config.datasets.stand_in.x_shape = (8, 8, 1)
+    config.encoders.conv.channels = config.decoders.conv.channels = (4,)
     return config
 
 
