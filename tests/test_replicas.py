@@ -174,7 +174,9 @@ def test_interrupted_replicas_end_as_uninterrupted_ones(swept, tmp_path, monkeyp
             patch.setattr(loop, "Signals", functools.partial(interrupted_after, count))
             folders = again(tmp_path, vectorized=vectorized)
         assert [saved_steps(path)[-1] for path in folders] == [step] * 4
-    for path in again(tmp_path, vectorized=vectorized):
+    before = [(path / "timing.jsonl").read_text() for path in folders]
+    for path, lines in zip(again(tmp_path, vectorized=vectorized), before, strict=True):
+        assert (path / "timing.jsonl").read_text().startswith(lines)  # not done again
         assert_close(path, swept / path.name, 2e-4 if vectorized else 1e-6)
         if not vectorized:
             text = (swept / path.name / "metrics.jsonl").read_text()
@@ -205,7 +207,8 @@ def test_a_replica_that_diverges_ends_alone(lone, tmp_path, capsys):
     given += ["--quiet", "--replicas", "schedules.constant.learning_rate=1e30,1e-3,1e28"]
     assert main(["train", *map(str, given)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "at step 2 these are not finite" in line
+    for name in ("learning_rate=1e+30", "learning_rate=1e+28"):
+        assert f"{name}: at step 2 these are not finite" in line
     good = tmp_path / "sweep" / "learning_rate=0.001"
     assert_close(good, lone("beta_tc")["seed=0,beta=4.0"], 2e-4)
     for name in ("learning_rate=1e+30", "learning_rate=1e+28"):
@@ -224,6 +227,7 @@ REFUSED = [
     ("regularizers.beta_tc.log_det=0,1", "log_det cannot differ"),
     ("regularizers.beta_tc=1", "beta_tc cannot differ"),
     ("encoders.mlp.leaky_slope=0.1,0.2", "leaky_slope cannot differ"),
+    ("regularizers.factor.gamma=1,2", "not in use: config.regularizer is 'beta_tc'"),
     ("seed=3:3", "'seed=3:3' is not like seed=0:8"),
     ("seed=1.5", "'seed=1.5' is not like"),
     ("seed", "'seed' is not like"),

@@ -120,6 +120,8 @@ def _command(
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     config = _resolved_config(arguments, overrides)
+    if arguments.estimate and arguments.replicas:
+        raise ValueError("--estimate is of one run; leave --replicas out")
     if arguments.estimate:
         return _estimate(config, arguments)
     if arguments.replicas:
@@ -148,8 +150,11 @@ def _train_replicas(config: Any, arguments: argparse.Namespace) -> int:
         raise ValueError("--checkpoint goes back in one run; give its folder as --workdir")
     sweep = parsed_sweep(arguments.replicas, config)
     given = {"num_devices": arguments.devices, "quiet": arguments.quiet}
-    for folder in fit_replicas(config, sweep, arguments.workdir, **given):
+    steps = fit_replicas(config, sweep, arguments.workdir, **given)
+    for folder in steps:
         print(folder)
+    if min(steps.values()) < config.num_steps:
+        print(_stopped(arguments, min(steps.values())))
     return 0
 
 

@@ -30,6 +30,8 @@ def _bench(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from vaejax.config import load_config, overridden
 
     config = overridden(load_config(arguments.config), overrides)
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        raise ValueError(f"no folder {arguments.json.parent} for --json")
     import rich
 
     from vaejax.benchmark.measure import benchmark

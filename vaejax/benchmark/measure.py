@@ -176,7 +176,7 @@ def _steps_of_a_second(stepper: Stepper) -> int:
     """Whole dispatches, as in training, of about a second."""
     most = stepper.supply.most
     stepper.run(most)
-    return most * int(np.clip(1 / stepper.run(most), 1, 5_000 // most))
+    return most * int(np.clip(1 / stepper.run(most), 1, max(1, 5_000 // most)))
 
 
 def alternating(

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from vaejax.config.defaults import CHOICES, default_config
@@ -79,7 +80,7 @@ def _check_value(value: Any, default: Any, path: str) -> None:
 
 def fails(condition: Any) -> bool:
     """Whether a hyper-parameter is refused; a traced one, in a sweep, was looked at before."""
-    return isinstance(condition, bool) and condition
+    return isinstance(condition, bool | np.bool_) and bool(condition)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

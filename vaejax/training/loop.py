@@ -119,9 +119,11 @@ def train(plan: Plan, step: int, devices: Sequence[Device], quiet: bool) -> Trai
         finally:
             for run in plan.runs:
                 run.close()
-    errors = [run.error for run in plan.runs if run.error]
+    errors = {run.workdir.name: run.error for run in plan.runs if run.error}
     if errors:
-        raise errors[0]
+        alone = len(plan.runs) == 1
+        said = [str(error) if alone else f"{name}: {error}" for name, error in errors.items()]
+        raise NonFiniteError("; ".join(said))
     if signals.received == signal.SIGINT:
         raise KeyboardInterrupt(int(np.ravel(state.step)[0]))
     return state
@@ -223,5 +225,6 @@ class _Loop:
         try:
             action(*arguments)
         except NonFiniteError as error:
-            good = f"checkpoint {max(saved_steps(run.workdir), default=None)} is the last good one"
+            saved = saved_steps(run.workdir)
+            good = f"checkpoint {saved[-1]} is the last good one" if saved else "nothing was saved"
             run.error = NonFiniteError(f"{error}; {good}")

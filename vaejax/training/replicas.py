@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from vaejax.compilation import keep_compiled_programs
-from vaejax.config import check_key
+from vaejax.config import CHOICES, check_key
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from
 from vaejax.parallel import AXIS, usable_devices
@@ -36,7 +37,9 @@ def parsed_sweep(texts: Sequence[str], config: ConfigDict) -> dict[str, list[Any
     """
     sweep: dict[str, list[Any]] = {}
     for text in texts:
-        key, _, values = text.partition("=")
+        key, equals, values = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is not like seed=0:8 or {key}=1,4,6")
         kind = _kind(config, key)
         if key in sweep:
             raise ValueError(f"config.{key} is swept twice")
@@ -50,6 +53,9 @@ def _kind(config: ConfigDict, key: str) -> type:
     if key != "seed" and not (key.partition(".")[0] in _TABLES and kind is float):
         allowed = f"seed, and the numbers with a fraction in {', '.join(_TABLES)}"
         raise ValueError(f"config.{key} cannot differ between replicas; these can: {allowed}")
+    for choice, table in CHOICES.items():
+        if key.startswith(f"{table}.") and key.split(".")[1] != config[choice]:
+            raise ValueError(f"config.{key} is not in use: config.{choice} is {config[choice]!r}")
     return kind
 
 
@@ -95,8 +101,8 @@ def fit_replicas(
     num_devices: int | None = None,
     vectorized: bool | None = None,
     quiet: bool = False,
-) -> list[Path]:
-    """Train a run for every combination in `sweep`, all at once.  -> their folders in `workdir`.
+) -> dict[Path, int]:
+    """Train a run for every combination in `sweep`, all at once.  -> the step of every folder.
 
     Each has the results of its lone run, up to rounding, and all that `fit` writes.  Complete ones
     are left alone; the others go on from the last checkpoint that all of them have.  `vectorized`:
@@ -111,13 +117,14 @@ def fit_replicas(
     devices = usable_devices(config.batch_size, num_devices)
     going = {n: run for n, run in runs.items() if config.num_steps not in run.saved}
     if not going:
-        return [run.workdir for run in runs.values()]
+        return {run.workdir: config.num_steps for run in runs.values()}
     step = _common_step(going)
     plan = make_plan(list(going.values()), sweep, vectorized, step)
     for run in going.values():
         run.claim()
-    train(plan, step, devices, quiet)
-    return [run.workdir for run in runs.values()]
+    state = train(plan, step, devices, quiet)
+    done = dict(zip(going, np.asarray(state.step).tolist(), strict=True))
+    return {run.workdir: done.get(name, config.num_steps) for name, run in runs.items()}
 
 
 def make_plan(
