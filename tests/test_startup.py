@@ -1,5 +1,6 @@
 """Starting is short: what an import loads, what is compiled, and that no value changes by it."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -146,8 +147,8 @@ def test_initial_values_are_those_of_plain_init(key, file, x_shape, changes):
         jax.random.clone(key), jnp.zeros((2, *x_shape)), keys, method="touch"
     )
     assert tuple(params) == GROUPS
-    jax.tree.map(
-        np.testing.assert_array_equal,
+    jax.tree.map(  # the compiler may round a product and a sum once or twice
+        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7),
         ({group: leaves for group, leaves in params.items() if leaves}, stats),
         (plain["params"], plain.get("batch_stats", {})),
     )

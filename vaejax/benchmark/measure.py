@@ -47,15 +47,11 @@ def benchmark(
 ) -> dict[str, Any]:
     """Everything about the speed of `config`, as JSON-able numbers.
 
-    against: "torch", or nothing.  num_steps: of a round; 0 takes as many as last about a second.
-    num_replicas: how many to train as one program, too.  startup: whether to start `vaejax train`
-    twice in a process of its own, which an array given as `dataset` has no part in.  Raises
-    ValueError for bad input.
+    against: "torch", or nothing.  num_steps: of a round; 0 takes about a second.  num_replicas: as
+    one program, too.  startup: of `vaejax train`, unless there is a `dataset`.  Raises ValueError.
     """
     validate(config)
-    if rounds < 1 or num_steps < 0 or num_replicas < 0:
-        given = f"{rounds} rounds of {num_steps} steps with {num_replicas} replicas"
-        raise ValueError(f"{given}; at least 1 round, and 0 of the others")
+    _check_counts(rounds, num_steps, num_replicas)
     if against:
         _check_peer(against, config, num_devices)
     # Before this process takes the cores, and on a GPU most of its memory.
@@ -69,10 +65,8 @@ def benchmark(
     num_steps = num_steps or _steps_of_a_second(ours)
     seconds, roofline = _raced({"ours": ours, **peers}, rounds, num_steps, devices, _dtype(config))
     operations = step_operations(config, dataset)
-    found = {
-        name: rates(values, num_steps, batch_size, operations, roofline)
-        for name, values in seconds.items()
-    }
+    given = num_steps, batch_size, operations, roofline
+    found = {name: rates(values, *given) for name, values in seconds.items()}
     result = {
         "config": _card(config, dataset),
         "machine": machine.description(devices),
@@ -110,6 +104,12 @@ def replica_rates(
         for name in ("side by side", "in turn")
     }
     return {"count": count, **ways}
+
+
+def _check_counts(rounds: int, num_steps: int, num_replicas: int) -> None:
+    if rounds < 1 or num_steps < 0 or num_replicas < 0:
+        given = f"{rounds} rounds of {num_steps} steps with {num_replicas} replicas"
+        raise ValueError(f"{given}; at least 1 round, and 0 of the others")
 
 
 def _raced(

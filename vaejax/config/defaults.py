@@ -30,8 +30,7 @@ def default_config() -> ConfigDict:
             "seed": 0,
             "dataset": "digits",
             "data_sha256": "",  # of the content; training fills it in, and refuses another one
-            # Fractions of train that become splits which the data set lacks.  Without validation,
-            # what training watches is the test split.
+            # Fractions of train; without validation, training watches the test split.
             "splits": {"validation": 0.0, "test": 0.1, "seed": 0},
             "observation": "scaled",  # how raw / scale becomes x
             "augmentation": "none",  # of the images trained on
@@ -63,18 +62,24 @@ def default_config() -> ConfigDict:
             **_stages(),
             **_parts(),
             "regularizers": _regularizers(),
-            "optimizers": {
-                "adam": {"b1": 0.9, "b2": 0.999},
-                "adamw": {"b1": 0.9, "b2": 0.999, "weight_decay": 1e-4},
-                "sgd": {"momentum": 0.9},
-            },
-            "schedules": {
-                "constant": {"learning_rate": 1e-3},
-                "cosine": {"learning_rate": 1e-3, "warmup_steps": 0, "final_fraction": 0.0},
-            },
+            **_optimization(),
         }
     )
     return config.lock()
+
+
+def _optimization() -> dict[str, Any]:
+    return {
+        "optimizers": {
+            "adam": {"b1": 0.9, "b2": 0.999},
+            "adamw": {"b1": 0.9, "b2": 0.999, "weight_decay": 1e-4},
+            "sgd": {"momentum": 0.9},
+        },
+        "schedules": {
+            "constant": {"learning_rate": 1e-3},
+            "cosine": {"learning_rate": 1e-3, "warmup_steps": 0, "final_fraction": 0.0},
+        },
+    }
 
 
 def _datasets() -> dict[str, Any]:

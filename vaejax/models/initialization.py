@@ -3,7 +3,7 @@
 One program for the whole of `model.init` takes seconds to compile: every parameter has a kernel of
 its own, and every fold and every draw the loops of Threefry around it.  Here equal layers share one
 program, the forward pass is left out, and Threefry is unrolled and runs over flat arrays.  The
-numbers are the same, bit by bit.
+draws are the same, bit by bit, and the numbers made of them up to rounding.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ def fit(
     with the step.  Raises ValueError for bad input, before anything is written, and NonFiniteError
     when a loss or a gradient is not finite.
     """
-    keep_compiled_programs()
     run = Run(config, Path(workdir), dataset_from(config, dataset), checkpoint)
     devices = usable_devices(config.batch_size, num_devices)
+    keep_compiled_programs()
     run.claim()
     step = checkpoint if checkpoint is not None else max(run.saved, default=0)
 

@@ -110,7 +110,6 @@ def fit_replicas(
     what is faster.  A replica that diverges ends alone, and is the error raised at the end.  Raises
     ValueError for bad input, before anything is written.
     """
-    keep_compiled_programs()
     dataset = dataset_from(config, dataset)
     configs = replica_configs(config, sweep)
     runs = {n: Run(c, Path(workdir) / n, dataset) for n, c in configs.items()}
@@ -120,6 +119,7 @@ def fit_replicas(
         return {run.workdir: config.num_steps for run in runs.values()}
     step = _common_step(going)
     plan = make_plan(list(going.values()), sweep, vectorized, step)
+    keep_compiled_programs()
     for run in going.values():
         run.claim()
     state = train(plan, step, devices, quiet)
