@@ -57,15 +57,14 @@ def benchmark(
     # Before this process takes the cores, and on a GPU most of its memory.
     starts = startup_seconds(config) if startup and dataset is None else {}
     dataset = dataset_from(config, dataset)
-    batch_size: Any = config.batch_size
-    devices = usable_devices(batch_size, num_devices)
+    devices = usable_devices(config.batch_size, num_devices)
     ours = our_stepper(config, dataset, devices)
     peers = torch_peers(config, dataset, ours.state.params, devices) if against else {}
     compilation = ours.compilation()
     num_steps = num_steps or _steps_of_a_second(ours)
     seconds, roofline = _raced({"ours": ours, **peers}, rounds, num_steps, devices, _dtype(config))
     operations = step_operations(config, dataset)
-    given = num_steps, batch_size, operations, roofline
+    given = num_steps, config.batch_size, operations, roofline
     found = {name: rates(values, *given) for name, values in seconds.items()}
     result = {
         "config": _card(config, dataset),
@@ -80,8 +79,7 @@ def benchmark(
         "roofline": {"dtype": _dtype(config), "operations_per_second": roofline},
         "ours": found["ours"],
     }
-    if peers:
-        result[against] = _compared(seconds, found, peers)
+    result |= {against: _compared(seconds, found, peers)} if peers else {}
     if num_replicas:
         result["replicas"] = replica_rates(config, dataset, devices, num_replicas, rounds)
     return result
