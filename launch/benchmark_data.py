@@ -18,13 +18,12 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from vaejax.benchmark.stepper import Stepper, our_stepper, training
+from vaejax.benchmark.stepper import Stepper, make_run, our_stepper
 from vaejax.config import load_config, overridden
 from vaejax.data.batches import batch_indices
 from vaejax.data.public import prepared_folder
 from vaejax.data.sources import dataset_from
-from vaejax.parallel import replicated
-from vaejax.training.feed import mapped_steps
+from vaejax.training.loop import lone_plan
 
 WAYS = ("resident", "streamed", "decoded")
 
@@ -94,16 +93,16 @@ def delivery(way: str, config: Any, dataset: Any, devices: Any) -> Runner:
     state = jax.device_put(np.zeros((), np.int32), devices[0])
     if way == "decoded":
         return Decoded(step, state, config)
-    supply = our_stepper(placed(config, way), dataset, devices).supply._replace(num_streams=1)
-    return Stepper(mapped_steps(step, devices, supply), replicated(state, devices), supply, devices)
+    plan = lone_plan(make_run(placed(config, way), dataset))
+    return Stepper(plan._replace(train_step=step, like=state, state=lambda: state), devices)
 
 
 def training_of(way: str, config: Any, dataset: Any, devices: Any) -> Runner:
     """The training step of the config."""
     if way != "decoded":
         return our_stepper(placed(config, way), dataset, devices)
-    _, step, state = training(config, dataset)
-    return Decoded(step, state(), config)
+    run = make_run(config, dataset)
+    return Decoded(run.train_step(None, {}), run.start(), config)
 
 
 def placed(config: Any, way: str) -> Any:

@@ -13,10 +13,11 @@ from vaejax.benchmark.measure import alternating, benchmark, rates
 from vaejax.benchmark.operations import operations, step_operations
 from vaejax.benchmark.report import lines, markdown, table
 from vaejax.benchmark.startup import startup_seconds
-from vaejax.benchmark.stepper import our_stepper, training
+from vaejax.benchmark.stepper import compilation, make_run, our_stepper
 from vaejax.config import load_config
 from vaejax.data.batches import batch_rows
 from vaejax.data.sources import dataset_from
+from vaejax.training.loop import lone_plan
 
 # Sides, features, kernel, and how it is applied; transposed and gradient convolutions dilate.
 CONVOLUTIONS = [
@@ -113,11 +114,11 @@ def test_operations_are_the_same_for_every_lowering_and_grow_with_the_batch(name
 def test_timed_steps_are_training_steps_and_compilation_takes_none(tiny, regularizer):
     config = tiny("standard_normal", regularizer)
     dataset = dataset_from(config)
-    _, step, state = training(config, dataset)
-    stepper = our_stepper(config, dataset, jax.local_devices()[:1])
-    stepper.compilation()
+    run, devices = make_run(config, dataset), jax.local_devices()[:1]
+    stepper = our_stepper(config, dataset, devices)
+    compilation(stepper.plan, devices)
     assert stepper.run(2) > 0
-    state, step = state(), jax.jit(step)
+    state, step = run.start(), jax.jit(run.train_step(None, {}))
     streams = (0,) if regularizer == "none" else (0, 1)
     for number in range(2):
         state, _ = step(state, *batch_rows(dataset, 0, number, config.batch_size, streams))
@@ -138,13 +139,13 @@ def test_compile_time_is_measured_without_the_persistent_cache(tiny, tmp_path):
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     config = tiny("standard_normal", "none")
-    stepper = our_stepper(config, dataset_from(config), jax.local_devices()[:1])
+    plan = lone_plan(make_run(config, dataset_from(config)))
     before = {name: getattr(jax.config, name) for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
     try:
-        stepper.compilation()
+        compilation(plan, jax.local_devices()[:1])
         assert not list(tmp_path.iterdir())
         jax.jit(lambda x: x * 3.25)(1.0)
         assert list(tmp_path.iterdir())  # it is on again
@@ -183,11 +184,11 @@ def test_rates_agree_with_each_other():
 def test_an_estimate_counts_the_parameters_that_training_has(tiny):
     config = tiny("decoupled", "factor")
     dataset = dataset_from(config)
-    _, _, state = training(config, dataset)
-    leaves = jax.tree.leaves(state().params)
+    state = make_run(config, dataset).start()
+    leaves = jax.tree.leaves(state.params)
     assert sum(num_parameters(config, dataset).values()) == sum(leaf.size for leaf in leaves)
     estimate = cost_estimate(config, dataset, jax.local_devices()[:2])
-    arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state()))
+    arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert estimate["memory"]["arguments"] >= arrays + dataset.splits["train"].nbytes
     text = estimate_text(estimate)
     assert f"{sum(leaf.size for leaf in leaves):,} parameters" in text

@@ -41,22 +41,27 @@ def images(tmp_path_factory):
     return Dataset("mapped", {"train": np.load(path, mmap_mode="r")}, 255.0)
 
 
-def seen(dataset, resident, num_devices, steps, streams=2, seeds=3, most=4):
-    """What the step is given, step by step.  -> (num_steps, streams, [replicas,] 24, *X)."""
-    axis = 0 if isinstance(seeds, int) else 1
+def seen(dataset, resident, num_devices, steps, streams=2, seeds=(3,), most=4):
+    """What the step is given, step by step.  -> (num_steps, streams, 24, *X), or of replicas
+    (num_steps, replicas, streams, 24, *X).
+    """
+    is_sweep = len(seeds) > 1
 
     def step(state, *rows):
-        gathered = [jax.lax.all_gather(r, "data", axis=axis, tiled=True) for r in rows]
+        if is_sweep:
+            return state + 1, {"rows": jnp.stack(rows, axis=1)}
+        gathered = [jax.lax.all_gather(r, "data", tiled=True) for r in rows]
         return state + 1, {"rows": jnp.stack(gathered)}
 
     devices = jax.local_devices()[:num_devices]
-    supply = Supply(dataset, 24, seeds, streams, resident, most)
-    mapped, state, batches = mapped_steps(step, devices, supply), np.zeros(()), []
+    supply = Supply(dataset, 24, seeds, is_sweep, streams, resident, most)
+    mapped, state = mapped_steps(step, devices, supply), np.zeros(len(seeds) if is_sweep else ())
+    batches = []
     source, parts = supply.source(devices), dispatches(steps, most, (5,))
     for dispatch in feed.make_feed(supply, source, devices, parts):
         state, metrics = mapped(state, *dispatch.arguments)
         batches += list(np.asarray(metrics["rows"])[: len(dispatch.steps)])
-        assert state == dispatch.steps.stop - steps.start
+        assert np.all(state == dispatch.steps.stop - steps.start)
     return np.array(batches)
 
 
@@ -77,12 +82,13 @@ def test_both_placements_give_the_batches_of_the_order_over_epochs(images, num_d
 
 
 @pytest.mark.parametrize("resident", [True, False])
-def test_every_replica_sees_the_batches_of_its_own_seed(images, resident):
-    steps, seeds = range(2, 11), (3, 5, 2**32 - 1)
-    found = seen(images, resident, 8, steps, seeds=seeds)
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_every_replica_sees_the_batches_of_its_own_seed(images, resident, num_devices):
+    steps, seeds = range(2, 11), (3, 5, 4, 2**32 - 1)
+    found = seen(images, resident, num_devices, steps, seeds=seeds)
     for replica, seed in enumerate(seeds):
         expected = np.array([batch_rows(images, seed, step, 24) for step in steps])
-        np.testing.assert_array_equal(found[:, :, replica], expected)
+        np.testing.assert_array_equal(found[:, replica], expected)
 
 
 @pytest.mark.parametrize("most", [1, 3, 20])

@@ -134,7 +134,7 @@ def test_every_replica_equals_its_lone_run(
 
 def test_replicas_one_after_the_other_are_nearly_their_lone_runs(lone, swept):
     for name, other in lone("beta_tc").items():
-        assert_close(swept / name, other, 1e-6)
+        assert_close(swept / name, other, 1e-5)
 
 
 def test_a_replica_is_evaluated_loaded_and_found_complete_alone(lone, copy):

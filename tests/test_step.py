@@ -20,7 +20,7 @@ from vaejax.data.transforms import scaled
 from vaejax.objectives.adversaries import permutation_critic_loss
 from vaejax.objectives.optimizers import SCHEDULES, make_optimizer
 from vaejax.objectives.regularizers import make_method
-from vaejax.parallel import AXIS, pmapped, replicated
+from vaejax.parallel import AXIS, placed, pmapped
 from vaejax.training.state import TRAIN, initial_state, stream_key
 from vaejax.training.step import gradients, make_batch, make_train_step
 from vaejax.types import GENERATIVE, GROUPS, Player
@@ -204,7 +204,7 @@ def test_on_eight_devices_the_step_is_traced_once_and_its_state_has_no_device_ax
         return run.step(*arguments)
 
     before = run.state()
-    step, state = pmapped(counted, devices, (None, 0, 0)), replicated(before, devices)
+    step, state = pmapped(counted, devices, (None, 0, 0)), placed(before, devices)
     for number in range(3):
         rows = [r.reshape(8, -1, *r.shape[1:]) for r in run.rows(number)]
         state, metrics = step(state, *rows)

@@ -6,6 +6,7 @@ Heavy imports happen inside the command that needs them, so that `--help` answer
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import warnings
@@ -144,11 +145,13 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _train_replicas(config: Any, arguments: argparse.Namespace) -> int:
+    from vaejax.parallel import one_device_per_core
     from vaejax.training.replicas import fit_replicas, parsed_sweep
 
     if arguments.checkpoint is not None:
         raise ValueError("--checkpoint goes back in one run; give its folder as --workdir")
     sweep = parsed_sweep(arguments.replicas, config)
+    one_device_per_core(math.prod(map(len, sweep.values())))
     given = {"num_devices": arguments.devices, "quiet": arguments.quiet}
     steps = fit_replicas(config, sweep, arguments.workdir, **given)
     for folder in steps:

@@ -7,6 +7,7 @@ then gathering and averaging are the identity, so that one objective runs under 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,47 +49,62 @@ def example_keys(key: Array, indices: Array) -> Array:
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
 
 
-def replicated(tree: Any, devices: Sequence[Device]) -> Any:
-    """`tree` on every device, laid out as `pmap` returns it; any other layout compiles twice."""
-    return jax.device_put(tree, _layout(devices))
+def placed(tree: Any, devices: Sequence[Device], axis: int | None = None) -> Any:
+    """`tree` on every device, or its part of that axis of every leaf.
+
+    Laid out as `pmapped` and `spread` return it; any other layout compiles twice.
+    """
+    return jax.device_put(tree, _layout(devices, axis))
 
 
-def sharded(tree: Any, devices: Sequence[Device]) -> Any:
-    """Leaves (devices, ...), each device with its part."""
-    return jax.device_put(tree, _layout(devices, AXIS))
-
-
-def compile_ahead(
-    function: Any, like: Any, arguments: Sequence[Any], devices: Sequence[Device]
-) -> None:
-    """Compile a `pmapped` function for a replicated first argument of the shapes of `like`."""
-    layout = _layout(devices)
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), like
+def shapes(tree: Any, devices: Sequence[Device], axis: int | None = None) -> Any:
+    """What `placed` gives, without data, to compile for."""
+    layout = _layout(devices, axis)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), tree
     )
-    function.lower(shapes, *arguments).compile()
 
 
-def _layout(devices: Sequence[Device], *axes: str) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*axes))
+def _layout(devices: Sequence[Device], axis: int | None) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), _partition(axis))
 
 
-def usable_devices(batch_size: int, num_devices: int | None = None) -> Sequence[Device]:
-    """The local devices to map over: as many as divide the batch evenly, or the number asked for.
+def _partition(axis: int | None) -> PartitionSpec:
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
 
-    Raises ValueError when that number is not there or does not divide the batch.
+
+def usable_devices(
+    count: int, num_devices: int | None = None, what: str = "batch_size"
+) -> Sequence[Device]:
+    """The local devices to map over: as many as divide `count` evenly, or the number asked for.
+
+    Raises ValueError when that number is not there or does not divide `count`, which is `what`.
     """
     devices = jax.local_devices()
     if num_devices is None:
-        largest = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-        return devices[:largest]
+        return devices[: _largest_divisor(count, len(devices))]
     if not 1 <= num_devices <= len(devices):
         raise ValueError(f"{num_devices} devices asked for; there are {len(devices)}")
-    if batch_size % num_devices:
-        raise ValueError(
-            f"batch_size {batch_size} does not divide evenly over {num_devices} devices"
-        )
+    if count % num_devices:
+        raise ValueError(f"{what} {count} does not divide evenly over {num_devices} devices")
     return devices[:num_devices]
+
+
+def _largest_divisor(count: int, most: int) -> int:
+    return max(n for n in range(1, most + 1) if count % n == 0)
+
+
+def one_device_per_core(count: int) -> None:
+    """Make JAX's CPU backend as many devices as there are cores and `count` divides evenly.
+
+    Small programs leave cores idle, which others can use.  To be called before JAX finds its
+    devices; leaves a number that the user has chosen.
+    """
+    settings: Any = jax.config
+    chosen = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen and settings.jax_num_cpu_devices < 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        jax.config.update("jax_num_cpu_devices", _largest_divisor(count, cores))
 
 
 def pmapped(
@@ -106,3 +122,23 @@ def pmapped(
         devices=devices,
         donate_argnums=(0,),
     )
+
+
+def spread(
+    function: Callable[..., Any],
+    devices: Sequence[Device],
+    in_axes: tuple[int | None, ...],
+    out_axes: tuple[int | None, ...],
+) -> Callable[..., Any]:
+    """`function` on every device of `devices` for its part, its first argument donated.
+
+    in_axes, out_axes: the axis that is in parts, None for what is equal everywhere.
+    """
+    mapped = jax.shard_map(
+        function,
+        mesh=Mesh(np.array(devices), (AXIS,)),
+        in_specs=tuple(map(_partition, in_axes)),
+        out_specs=tuple(map(_partition, out_axes)),
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=0)

@@ -10,17 +10,17 @@ import jax
 from ml_collections import ConfigDict
 
 from vaejax.benchmark.operations import step_operations
-from vaejax.benchmark.stepper import our_stepper, training
+from vaejax.benchmark.stepper import compilation, make_run
 from vaejax.data.arrays import Dataset
+from vaejax.training.loop import lone_plan
 from vaejax.types import Device
 
 
 def num_parameters(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
     """Parameters by group, those without any left out; nothing is computed."""
-    _, _, state = training(config, dataset)
     groups = {
         group: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-        for group, tree in jax.eval_shape(state).params.items()
+        for group, tree in jax.eval_shape(make_run(config, dataset).start).params.items()
     }
     return {group: count for group, count in groups.items() if count}
 
@@ -30,19 +30,19 @@ def cost_estimate(
 ) -> dict[str, Any]:
     """Parameters, operations of a step (see `operations`) and memory of its program on a device.
 
-    Compiles the step, and takes none.  `devices`: by default the first one.
+    Compiles the step without data, and takes none.  `devices`: by default the first one.
     """
     devices = devices or jax.local_devices()[:1]
-    compilation = our_stepper(config, dataset, devices).compilation()
+    cost = compilation(lone_plan(make_run(config, dataset)), devices)
     return {
         "parameters": num_parameters(config, dataset),
         "operations_per_step": step_operations(config, dataset),
         "num_steps": config.num_steps,
         "batch_size": config.batch_size,
         "num_devices": len(devices),
-        "memory": compilation.memory,
+        "memory": cost.memory,
         "train_bytes": dataset.splits["train"].nbytes,
-        "compile_seconds": compilation.lower_seconds + compilation.compile_seconds,
+        "compile_seconds": cost.lower_seconds + cost.compile_seconds,
     }
 
 

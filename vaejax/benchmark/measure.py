@@ -14,7 +14,7 @@ from vaejax.benchmark import machine
 from vaejax.benchmark.estimate import num_parameters
 from vaejax.benchmark.operations import step_operations
 from vaejax.benchmark.startup import startup_seconds
-from vaejax.benchmark.stepper import Stepper, our_stepper, replica_stepper
+from vaejax.benchmark.stepper import Stepper, compilation, our_stepper, replica_stepper
 from vaejax.benchmark.torch_peer import TorchPeer, check_known, torch_library
 from vaejax.config import to_json, unknown, validate
 from vaejax.data.arrays import Dataset
@@ -60,7 +60,7 @@ def benchmark(
     devices = usable_devices(config.batch_size, num_devices)
     ours = our_stepper(config, dataset, devices)
     peers = torch_peers(config, dataset, ours.state.params, devices) if against else {}
-    compilation = ours.compilation()
+    cost = compilation(ours.plan, devices)
     num_steps = num_steps or _steps_of_a_second(ours)
     seconds, roofline = _raced({"ours": ours, **peers}, rounds, num_steps, devices, _dtype(config))
     operations = step_operations(config, dataset)
@@ -73,7 +73,7 @@ def benchmark(
         "steps_per_round": num_steps,
         "parameters": num_parameters(config, dataset),
         "operations_per_step": operations,
-        "compilation": compilation._asdict(),
+        "compilation": cost._asdict(),
         "startup_seconds": starts,
         "peak_memory": machine.peak_memory(devices),
         "roofline": {"dtype": _dtype(config), "operations_per_second": roofline},
@@ -88,20 +88,23 @@ def benchmark(
 def replica_rates(
     config: ConfigDict, dataset: Dataset, devices: Sequence[Device], count: int, rounds: int
 ) -> dict[str, Any]:
-    """Seconds of a step of `count` replicas, and the same steps one run after another over that."""
-    runners = {"alone": our_stepper(config, dataset, devices)}
+    """Seconds of a step of `count` replicas, and the same steps one run after another over that.
+
+    The replicas have all the devices that divide them, a lone run has `devices`.
+    """
+    runners, many = {"alone": our_stepper(config, dataset, devices)}, usable_devices(count)
     for name, vectorized in (("side by side", True), ("in turn", False)):
-        runners[name] = replica_stepper(config, dataset, devices, count, vectorized)
+        runners[name] = replica_stepper(config, dataset, many, count, vectorized)
     num_steps = _steps_of_a_second(runners["alone"])
     seconds = alternating(runners, rounds, num_steps)
-    ways = {
+    ways: dict[str, Any] = {
         name: {
             "seconds_per_step": spread(seconds[name] / num_steps),
             "ratio": spread(count * seconds["alone"] / seconds[name]),
         }
         for name in ("side by side", "in turn")
     }
-    return {"count": count, **ways}
+    return {"count": count, "num_devices": len(many), **ways}
 
 
 def _check_counts(rounds: int, num_steps: int, num_replicas: int) -> None:

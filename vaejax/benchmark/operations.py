@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vaejax.benchmark.stepper import training
+from vaejax.benchmark.stepper import make_run
 from vaejax.data.arrays import Dataset
 
 
@@ -26,11 +26,11 @@ def step_operations(config: ConfigDict, dataset: Dataset) -> int:
     config = config.copy_and_resolve_references().unlock()
     # The count reads convolutions as such, not what a lowering makes of them.
     config.convolutions = "native"
-    model, step, state = training(config, dataset)
+    run = make_run(config, dataset)
     shape, dtype = dataset.x_shape, dataset.splits["train"].dtype
     rows = jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
-    batches = (rows,) if model.critic is None else (rows, rows)
-    return operations(step, jax.eval_shape(state), *batches)
+    batches = (rows,) if run.model.critic is None else (rows, rows)
+    return operations(run.train_step(None, {}), jax.eval_shape(run.start), *batches)
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> int:

@@ -12,22 +12,10 @@ import jax
 from ml_collections import ConfigDict
 
 from vaejax.data.arrays import Dataset
-from vaejax.data.sources import make_transform
-from vaejax.models.vae import VAE
-from vaejax.objectives.regularizers import make_method
-from vaejax.parallel import AXIS, replicated
-from vaejax.training.feed import (
-    Dispatch,
-    Supply,
-    is_resident,
-    make_feed,
-    mapped_steps,
-    steps_per_dispatch,
-)
+from vaejax.training.feed import make_feed, mapped_steps
+from vaejax.training.loop import Plan, lone_plan
 from vaejax.training.replicas import make_plan, replica_configs
 from vaejax.training.run import Run
-from vaejax.training.state import TrainState, initial_state
-from vaejax.training.step import TrainStep, make_train_step
 from vaejax.types import Device
 
 
@@ -40,47 +28,34 @@ class Compilation(NamedTuple):
 
 
 class Stepper:
-    """A program of several steps, its state and its feed; the caller lets it `run`."""
+    """A plan as `vaejax train` runs it, on `devices`; the caller lets it `run`."""
 
-    def __init__(self, program: Any, state: TrainState, supply: Supply, devices: Sequence[Device]):
-        self._program, self.state, self.supply, self._devices = program, state, supply, devices
-        self._source, self._step = supply.source(devices), 0
+    def __init__(self, plan: Plan, devices: Sequence[Device]):
+        self.plan, self.supply, self._devices = plan, plan.supply(devices), devices
+        self._program = mapped_steps(plan.train_step, devices, self.supply)
+        self._source, self._step = self.supply.source(devices), 0
+        self.state = plan.placed_state(devices)
 
     def run(self, num_steps: int) -> float:
         """That many steps, the last one waited for.  -> seconds; the first call also compiles."""
-        began = time.perf_counter()
-        for dispatch in self._feed(num_steps):
+        most, first, began = self.supply.most, self._step, time.perf_counter()
+        self._step += num_steps
+        starts = range(first, self._step, most)
+        parts = list(map(range, starts, (*starts[1:], self._step)))
+        for dispatch in make_feed(self.supply, self._source, self._devices, parts):
             self.state, _ = self._program(self.state, *dispatch.arguments)
         jax.block_until_ready(self.state)
-        self._step += num_steps
         return time.perf_counter() - began
 
-    def compilation(self) -> Compilation:
-        """Trace, lower and compile the program anew, without the persistent compilation cache."""
-        arguments = self.state, *next(self._feed(1)).arguments
-        with _without_cache():
-            began = time.perf_counter()
-            lowered = self._program.lower(*arguments)
-            middle = time.perf_counter()
-            compiled = lowered.compile()
-            seconds = middle - began, time.perf_counter() - middle
-        return Compilation(*seconds, program_memory(compiled))
 
-    def _feed(self, num_steps: int) -> Iterator[Dispatch]:
-        starts = range(self._step, self._step + num_steps, self.supply.most)
-        ends = (*starts[1:], self._step + num_steps)
-        return make_feed(self.supply, self._source, self._devices, list(map(range, starts, ends)))
+def make_run(config: ConfigDict, dataset: Dataset) -> Run:
+    """A run of `config` that nothing is written of.  Raises ValueError."""
+    return Run(config, Path("never written"), dataset)
 
 
 def our_stepper(config: ConfigDict, dataset: Dataset, devices: Sequence[Device]) -> Stepper:
     """The training of `config` on `devices`, from its first step.  Raises ValueError."""
-    model, step, state = training(config, dataset, AXIS)
-    resident = is_resident(str(config.placement), dataset, devices)
-    most = steps_per_dispatch(config.steps_per_dispatch, str(config.convolutions))
-    streams = 1 if model.critic is None else 2
-    supply = Supply(dataset, config.batch_size, config.seed, streams, resident, most)
-    program = mapped_steps(step, devices, supply)
-    return Stepper(program, replicated(state(), devices), supply, devices)
+    return Stepper(lone_plan(make_run(config, dataset)), devices)
 
 
 def replica_stepper(
@@ -92,30 +67,22 @@ def replica_stepper(
 ) -> Stepper:
     """`our_stepper` for that many seeds as one program, side by side or in turn."""
     sweep = {"seed": list(range(num_replicas))}
-    configs = replica_configs(config, sweep)
-    runs = [Run(replica, Path("not written"), dataset) for replica in configs.values()]
-    plan = make_plan(runs, sweep, vectorized)
-    supply = our_stepper(config, dataset, devices).supply._replace(seeds=plan.seeds)
-    program = mapped_steps(plan.train_step, devices, supply)
-    return Stepper(program, replicated(plan.state(), devices), supply, devices)
+    runs = [make_run(one, dataset) for one in replica_configs(config, sweep).values()]
+    return Stepper(make_plan(runs, sweep, vectorized), devices)
 
 
-def training(
-    config: ConfigDict, dataset: Dataset, axis_name: str | None = None
-) -> tuple[VAE, TrainStep, Any]:
-    """The model of `config`, its training step, and a function that gives the first state."""
-    num_train = len(dataset.splits["train"])
-    model, objective = make_method(config, dataset.x_shape, num_train, axis_name)
-    transform = make_transform(config, dataset, model.likelihood.unit_interval)
-    given: Any = {"seed": config.seed, "ema_decay": config.ema_decay}
-    step = make_train_step(
-        model, objective.players, transform=transform, axis_name=axis_name, **given
-    )
-
-    def state() -> TrainState:
-        return initial_state(model, objective.players, x_shape=dataset.x_shape, **given)
-
-    return model, step, state
+def compilation(plan: Plan, devices: Sequence[Device]) -> Compilation:
+    """Trace, lower and compile the program of `plan`, without data or the persistent cache."""
+    supply = plan.supply(devices)
+    program: Any = mapped_steps(plan.train_step, devices, supply)
+    first = next(make_feed(supply, supply.source_shape(devices), devices, [range(1)]))
+    with _without_cache():
+        began = time.perf_counter()
+        lowered = program.lower(plan.state_shapes(devices), *first.arguments)
+        middle = time.perf_counter()
+        compiled = lowered.compile()
+        seconds = middle - began, time.perf_counter() - middle
+    return Compilation(*seconds, program_memory(compiled))
 
 
 def program_memory(compiled: Any) -> dict[str, int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vaejax.data.arrays import Dataset
 from vaejax.data.batches import batch_indices
-from vaejax.parallel import pmapped, replicated, sharded
+from vaejax.parallel import placed, pmapped, shapes, spread
 from vaejax.training.step import TrainStep
 from vaejax.types import Array, Device
 
@@ -32,11 +32,12 @@ class Dispatch(NamedTuple):
 
 
 class Supply(NamedTuple):
-    """What the steps of a run see.  seeds: of one run, or of every replica, which see their own."""
+    """What the steps of a run see, or those of every replica of a sweep, each by its own seed."""
 
     dataset: Dataset
     batch_size: int
-    seeds: int | tuple[int, ...]
+    seeds: tuple[int, ...]
+    is_sweep: bool
     num_streams: int  # 2 where there is to be a second, independent batch
     is_resident: bool
     most: int  # steps of a dispatch
@@ -44,7 +45,11 @@ class Supply(NamedTuple):
     def source(self, devices: Sequence[Device]) -> Array | None:
         """The train split on all devices; None where it is streamed."""
         train = self.dataset.splits["train"]
-        return replicated(np.asarray(train), devices) if self.is_resident else None
+        return placed(np.asarray(train), devices) if self.is_resident else None
+
+    def source_shape(self, devices: Sequence[Device]) -> Any:
+        """What `source` gives, without data."""
+        return shapes(self.dataset.splits["train"], devices) if self.is_resident else None
 
     def indices(self, step: int) -> np.ndarray:
         """Of the examples of a step.  -> (num_streams, [replicas,] batch_size) int32."""
@@ -54,8 +59,8 @@ class Supply(NamedTuple):
             orders = [batch_indices(seed, step, num, self.batch_size, s) for s in streams]
             return np.stack(orders).astype(np.int32)
 
-        if isinstance(self.seeds, int):
-            return of(self.seeds)
+        if not self.is_sweep:
+            return of(*self.seeds)
         return np.stack([of(seed) for seed in self.seeds], axis=1)
 
 
@@ -108,7 +113,8 @@ def dispatches(steps: range, most: int, stops: Sequence[int]) -> list[range]:
 def mapped_steps(train_step: TrainStep, devices: Sequence[Device], supply: Supply) -> TrainStep:
     """`(state, *arguments of a Dispatch) -> (state, metrics)` on all `devices`.
 
-    metrics: (most, ...) each, of which the first ones count, as many as the dispatch has steps.
+    They share every batch of a run; of a sweep each has some of the replicas.  metrics: (most, ...)
+    each, of which the first ones count, as many as the dispatch has steps.
     """
     once = jax.jit(train_step)  # traced once, though it is used twice below
 
@@ -129,6 +135,8 @@ def mapped_steps(train_step: TrainStep, devices: Sequence[Device], supply: Suppl
 
         return jax.lax.fori_loop(0, count, body, (state, blank))
 
+    if supply.is_sweep:
+        return spread(steps, devices, in_axes=(0, None, None, 2), out_axes=(0, 1))
     return pmapped(steps, devices, in_axes=(None, None, None, 0))
 
 
@@ -145,17 +153,18 @@ def make_feed(
     """
     train = supply.dataset.splits["train"]
 
-    def batches(steps: range) -> np.ndarray:
+    def batches(steps: range) -> np.ndarray:  # (most, num_streams, [replicas,] B, ...)
         indices = np.stack([supply.indices(step) for step in steps])
         rows = indices if supply.is_resident else train[indices.ravel()]
         rows = rows.reshape(*indices.shape, *rows.shape[1:] if not supply.is_resident else ())
         rest = np.zeros((supply.most - len(steps), *rows.shape[1:]), rows.dtype)
-        return by_device(np.concatenate([rows, rest]), len(devices), axis=indices.ndim - 1)
+        rows = np.concatenate([rows, rest])
+        return rows if supply.is_sweep else by_device(rows, len(devices), axis=indices.ndim - 1)
 
     shards = map(batches, parts) if supply.is_resident else _ahead(batches, parts)
     for steps, shard in zip(parts, shards, strict=True):
-        count = replicated(np.int32(len(steps)), devices)
-        yield Dispatch(steps, (count, source, sharded(shard, devices)))
+        count = placed(np.int32(len(steps)), devices)
+        yield Dispatch(steps, (count, source, placed(shard, devices, 2 if supply.is_sweep else 0)))
 
 
 def by_device(array: np.ndarray, num_devices: int, axis: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from vaejax.config import saved_config
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from
 from vaejax.models.vae import VAE
-from vaejax.parallel import AXIS, compile_ahead, replicated, usable_devices
+from vaejax.parallel import AXIS, placed, shapes, usable_devices
 from vaejax.progress import ProgressReport
 from vaejax.training import feed as feeding
 from vaejax.training import workdir as files
@@ -65,7 +65,7 @@ def fit(
             run.checkpoints.reload()
         return restored
 
-    plan = Plan([run], config.seed, run.train_step(AXIS, {}), jax.eval_shape(run.start), state)
+    plan = lone_plan(run)._replace(state=state)
     return run.model, train(plan, step, devices, quiet), run.config
 
 
@@ -90,18 +90,45 @@ class Plan(NamedTuple):
     """What is trained as one program: a run, or replicas with a leading axis for all they have."""
 
     runs: Sequence[Run]
-    seeds: int | tuple[int, ...]
+    is_sweep: bool
     train_step: TrainStep
     like: TrainState  # shapes
     state: Callable[[], TrainState]  # where it starts
 
     def each(self, tree: Any) -> list[Any]:
-        """`tree` of every run."""
-        if isinstance(self.seeds, int):
+        """`tree` of every run, on the host where it is one of several."""
+        if not self.is_sweep:
             return [tree]
-        leaves, structure = jax.tree.flatten(tree)
+        leaves, structure = jax.tree.flatten(jax.device_get(tree))
         each = ([leaf[r] for leaf in leaves] for r in range(len(self.runs)))
         return [structure.unflatten(one) for one in each]
+
+    def supply(self, devices: Sequence[Device]) -> feeding.Supply:
+        """What its steps see."""
+        run = self.runs[0]
+        config, dataset = run.config, run.dataset
+        return feeding.Supply(
+            dataset,
+            config.batch_size,
+            tuple(run.config.seed for run in self.runs),
+            self.is_sweep,
+            num_streams=1 if run.model.critic is None else 2,  # a critic sees a second batch
+            is_resident=feeding.is_resident(config.placement, dataset, devices),
+            most=feeding.steps_per_dispatch(config.steps_per_dispatch, config.convolutions),
+        )
+
+    def placed_state(self, devices: Sequence[Device]) -> TrainState:
+        """Where it starts, on `devices`."""
+        return placed(self.state(), devices, 0 if self.is_sweep else None)
+
+    def state_shapes(self, devices: Sequence[Device]) -> TrainState:
+        """What `placed_state` gives, without data."""
+        return shapes(self.like, devices, 0 if self.is_sweep else None)
+
+
+def lone_plan(run: Run) -> Plan:
+    """`run` by itself, from its start, with a batch in parts over devices."""
+    return Plan([run], False, run.train_step(AXIS, {}), jax.eval_shape(run.start), run.start)
 
 
 def train(plan: Plan, step: int, devices: Sequence[Device], quiet: bool) -> TrainState:
@@ -135,21 +162,18 @@ class _Loop:
     def __init__(self, plan: Plan, step: int, devices: Sequence[Device], quiet: bool):
         config, dataset = plan.runs[0].config, plan.runs[0].dataset
         self.plan, self.step, self.num_steps = plan, step, config.num_steps
-        resident = feeding.is_resident(config.placement, dataset, devices)
+        supply = plan.supply(devices)
         if not quiet:
-            print(feeding.described(dataset, devices, resident), file=sys.stderr)
-        most = feeding.steps_per_dispatch(config.steps_per_dispatch, config.convolutions)
-        streams = 1 if plan.runs[0].model.critic is None else 2  # a critic sees a second batch
-        supply = feeding.Supply(dataset, config.batch_size, plan.seeds, streams, resident, most)
+            print(feeding.described(dataset, devices, supply.is_resident), file=sys.stderr)
         stops = (config.eval_every, config.checkpoint_every)
-        parts = feeding.dispatches(range(step, config.num_steps), most, stops)
+        parts = feeding.dispatches(range(step, config.num_steps), supply.most, stops)
         self.feed = feeding.make_feed(supply, supply.source(devices), devices, parts)
-        self.program = feeding.mapped_steps(plan.train_step, devices, supply)
+        self.program: Any = feeding.mapped_steps(plan.train_step, devices, supply)
         self.first = next(self.feed)
+        arguments = plan.state_shapes(devices), *self.first.arguments
         with ThreadPoolExecutor(1) as pool:  # the program compiles while the state is made
-            arguments = (self.program, plan.like, self.first.arguments, devices)
-            compiling = pool.submit(compile_ahead, *arguments)
-            self.state = replicated(plan.state(), devices)
+            compiling = pool.submit(lambda: self.program.lower(*arguments).compile())
+            self.state = plan.placed_state(devices)
             compiling.result()
         for run in plan.runs:
             run.open_log(step)

@@ -16,7 +16,7 @@ from vaejax.compilation import keep_compiled_programs
 from vaejax.config import CHOICES, check_key
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from
-from vaejax.parallel import AXIS, usable_devices
+from vaejax.parallel import AXIS, local_rows, usable_devices
 from vaejax.training.loop import Plan, train
 from vaejax.training.run import Run
 from vaejax.training.state import TrainState
@@ -105,18 +105,19 @@ def fit_replicas(
     """Train a run for every combination in `sweep`, all at once.  -> the step of every folder.
 
     Each has the results of its lone run, up to rounding, and all that `fit` writes.  Complete ones
-    are left alone; the others go on from the last checkpoint that all of them have.  `vectorized`:
-    whether replicas run side by side, by `vmap`, or one after the other within a step; by default
-    what is faster.  A replica that diverges ends alone, and is the error raised at the end.  Raises
-    ValueError for bad input, before anything is written.
+    are left alone; the others go on from the last checkpoint that all of them have.  `num_devices`:
+    by default all that divide the replicas evenly; each has its replicas and whole batches.
+    `vectorized`: whether those run side by side, by `vmap`, or one after the other within a step;
+    by default what is faster.  A replica that diverges ends alone, and is the error raised at the
+    end.  Raises ValueError for bad input, before anything is written.
     """
     dataset = dataset_from(config, dataset)
     configs = replica_configs(config, sweep)
     runs = {n: Run(c, Path(workdir) / n, dataset) for n, c in configs.items()}
-    devices = usable_devices(config.batch_size, num_devices)
     going = {n: run for n, run in runs.items() if config.num_steps not in run.saved}
     if not going:
         return {run.workdir: config.num_steps for run in runs.values()}
+    devices = usable_devices(len(going), num_devices, "number of replicas")
     step = _common_step(going)
     plan = make_plan(list(going.values()), sweep, vectorized, step)
     keep_compiled_programs()
@@ -144,8 +145,7 @@ def make_plan(
 
     one = jax.eval_shape(lead.start)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(runs), *x.shape), x.dtype), one)
-    seeds = tuple(run.config.seed for run in runs)
-    return Plan(runs, seeds, _replicated(lead, values, vectorized), like, state)
+    return Plan(runs, True, _replicated(lead, values, vectorized), like, state)
 
 
 def _array(key: str, values: list[Any]) -> Array:
@@ -168,14 +168,18 @@ def _common_step(runs: Mapping[str, Run]) -> int:
 
 
 def _replicated(lead: Run, values: Mapping[str, Array], vectorized: bool) -> TrainStep:
-    """The step of all replicas: of `lead`, each with its `values`.  Leaves (replicas, ...)."""
+    """The step of a device's replicas: of `lead`, each with its `values`.
+
+    Leaves of `values`: (all replicas,); those of a state: (replicas, ...).
+    """
 
     def one(values: Any, state: TrainState, *rows: Array) -> tuple[TrainState, Metrics]:
-        return lead.train_step(AXIS, values)(state, *rows)
+        return lead.train_step(None, values)(state, *rows)
 
     def every(state: TrainState, *rows: Array) -> tuple[TrainState, Metrics]:
+        own = {key: local_rows(value, len(rows[0]), AXIS) for key, value in values.items()}
         if vectorized:
-            return jax.vmap(one)(values, state, *rows)
-        return jax.lax.map(lambda arguments: one(*arguments), (values, state, *rows))
+            return jax.vmap(one)(own, state, *rows)
+        return jax.lax.map(lambda arguments: one(*arguments), (own, state, *rows))
 
     return every
