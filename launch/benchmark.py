@@ -138,9 +138,9 @@ def section(results: list[tuple[str, dict[str, Any]]]) -> str:
 
 def replica_line(label: str, found: dict[str, Any]) -> str:
     """The median speed-up of both ways."""
-    ways = {name: way for name, way in found.items() if name != "count"}
-    medians = ", ".join(f"{way['ratio']['median']:.2f}x {name}" for name, way in ways.items())
-    return f"{label}: {found['count']} {medians}"
+    ways = found["ways"].items()
+    medians = ", ".join(f"{way['ratio']['median']:.2f}x {name}" for name, way in ways)
+    return f"{label}: {found['count']} on {found['num_devices']} devices {medians}"
 
 
 def write_between(path: Path, text: str) -> None:

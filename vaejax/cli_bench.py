@@ -36,7 +36,10 @@ def _bench(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     from vaejax.benchmark.measure import benchmark
     from vaejax.benchmark.report import table, write_json
+    from vaejax.parallel import one_device_per_core
 
+    if arguments.replicas > 0:
+        one_device_per_core(arguments.replicas)
     result = benchmark(
         config,
         against=arguments.against,

@@ -97,14 +97,14 @@ def replica_rates(
         runners[name] = replica_stepper(config, dataset, many, count, vectorized)
     num_steps = _steps_of_a_second(runners["alone"])
     seconds = alternating(runners, rounds, num_steps)
-    ways: dict[str, Any] = {
+    ways = {
         name: {
             "seconds_per_step": spread(seconds[name] / num_steps),
             "ratio": spread(count * seconds["alone"] / seconds[name]),
         }
         for name in ("side by side", "in turn")
     }
-    return {"count": count, "num_devices": len(many), **ways}
+    return {"count": count, "num_devices": len(many), "ways": ways}
 
 
 def _check_counts(rounds: int, num_steps: int, num_replicas: int) -> None:

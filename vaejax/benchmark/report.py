@@ -45,9 +45,9 @@ def lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
             (f"speed-up over {peer['fastest']}", _spread(peer["ratio"], "x")),
         ]
     if "replicas" in result:
-        ways = {**result["replicas"]}
-        count = ways.pop("count")
-        found += [(f"{count} replicas {k}", _replicas(way)) for k, way in ways.items()]
+        replicas = result["replicas"]
+        what = f"{replicas['count']} replicas on {replicas['num_devices']} devices"
+        found += [(f"{what} {k}", _replicas(way)) for k, way in replicas["ways"].items()]
     return found
 
 
