@@ -1,18 +1,18 @@
-"""Eight simulated devices and JAX's strict flags, set before JAX is imported."""
+"""Eight simulated devices, quick compilation and JAX's strict flags, before JAX is imported."""
 
 import os
 import tempfile
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+_FLAGS = "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_FLAGS))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
 
-_CACHE = tempfile.TemporaryDirectory()  # for as long as the tests run
-os.environ["VAEJAX_CACHE"] = _CACHE.name
+if "PYTEST_XDIST_WORKER" not in os.environ:  # else it is that of the process that started this
+    _CACHE = tempfile.TemporaryDirectory()  # for as long as the tests run
+    os.environ["VAEJAX_CACHE"] = f"{_CACHE.name}/data"
 
 # Collectives of 8 simulated devices on few cores can wait for each other for ever otherwise.
 jax.config.update("jax_cpu_enable_async_dispatch", False)

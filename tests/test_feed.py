@@ -16,7 +16,6 @@ from vaejax.data.arrays import Dataset, Part
 from vaejax.data.batches import batch_rows
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.data.transforms import scaled
-from vaejax.parallel import usable_devices
 from vaejax.training import feed, loop, run
 from vaejax.training.feed import Supply, described, dispatches, is_resident, mapped_steps
 from vaejax.training.state import TRAIN, observed, stream_key
@@ -195,10 +194,6 @@ def test_an_error_while_rows_are_read_ahead_reaches_the_loop(images, monkeypatch
     monkeypatch.setattr(feed, "batch_indices", broken)
     with pytest.raises(OSError, match="step 0 cannot be read"):
         seen(images, False, 1, range(3))
-
-
-def test_the_devices_used_divide_the_batch():
-    assert [len(usable_devices(size)) for size in (24, 7, 3, 10)] == [8, 7, 3, 5]
 
 
 STAGES = [

@@ -1,12 +1,15 @@
 """One program on any number of devices: the device count changes nothing but rounding."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import PRIORS, REGULARIZERS
+from conftest import PRIORS, REGULARIZERS, one_line
 
 from vaejax.config import load_config
 from vaejax.data.batches import batch_rows
@@ -14,7 +17,15 @@ from vaejax.data.sources import dataset_from
 from vaejax.data.transforms import scaled
 from vaejax.objectives.divergences import ESTIMATORS, permuted_dims
 from vaejax.objectives.regularizers import make_method
-from vaejax.parallel import AXIS, averaged, example_keys, gathered, local_rows, positions
+from vaejax.parallel import (
+    AXIS,
+    averaged,
+    example_keys,
+    gathered,
+    local_rows,
+    positions,
+    usable_devices,
+)
 from vaejax.training.state import TRAIN, initial_state, stream_key
 from vaejax.training.step import gradients, make_batch
 
@@ -235,3 +246,25 @@ def test_a_key_of_an_example_is_a_function_of_its_index_alone(key):
     whole = jax.random.key_data(example_keys(key, jnp.arange(10)))
     some = jax.random.key_data(example_keys(key, jnp.array([7, 2])))
     np.testing.assert_array_equal(some, whole[jnp.array([7, 2])])
+
+
+def test_the_devices_used_divide_what_lies_on_them():
+    assert [len(usable_devices(size)) for size in (24, 7, 3, 10)] == [8, 7, 3, 5]
+    with one_line("number of replicas 4 does not divide evenly over 3 devices"):
+        usable_devices(4, 3, "number of replicas")
+    with one_line("9 devices asked for; there are 8"):
+        usable_devices(9, 9)
+
+
+@pytest.mark.parametrize("flags", ["", "--xla_force_host_platform_device_count=5"])
+def test_a_cpu_has_a_device_for_each_core_unless_its_user_chose_a_number(flags):
+    program = """if True:
+        import jax, os, vaejax.parallel
+        os.sched_getaffinity = lambda process: range(4)
+        vaejax.parallel.one_device_per_core(6)
+        print(jax.local_device_count())
+        """
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == (5 if flags else 3)

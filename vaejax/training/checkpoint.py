@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ class Checkpoints:
 
     def save(self, state: TrainState) -> None:
         """Start writing `state`, a `host_copy`; returns before it is on disk."""
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(state))
+        saved = {"state": state, "sha256": _digest(state)}
+        self._manager.save(int(state.step), args=ocp.args.StandardSave(saved))
 
     def wait(self) -> None:
         """Block until what was saved is on disk; raises what went wrong there."""
@@ -68,11 +70,15 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoint {step} in {self.folder}; {steps} are there")
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            {"state": like, "sha256": np.zeros(32, np.uint8)},
         )
         try:
-            restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-            return restored
+            saved: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            # Of values, unlike of its own records, TensorStore keeps no checksum.
+            if not np.array_equal(saved["sha256"], _digest(saved["state"])):
+                raise ValueError("its values are not those that were saved")
+            return saved["state"]
         except Exception as error:  # Orbax and TensorStore raise many types for damaged files
             earlier = [other for other in steps if other < step]
             offer = f"; --checkpoint {earlier[-1]} goes back to the one before" if earlier else ""
@@ -80,6 +86,14 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {self.folder / str(step)} cannot be read{offer} ({reason})"
             ) from error
+
+
+def _digest(state: TrainState) -> np.ndarray:
+    """SHA-256 of all values, in the order of the tree.  -> (32,) uint8."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        digest.update(np.ascontiguousarray(leaf))
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def host_copy(state: TrainState) -> TrainState:
