@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from vaejax.cli_bench import bench_command
 from vaejax.cli_data import data_commands
+from vaejax.cli_evaluate import evaluation_flags, evaluation_options
 
 _CONFIG_HELP = """
 Any key of the config can be overridden, for example
@@ -74,16 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     evaluate = _command(commands, "evaluate", _evaluate, "write evaluation.json of a run")
-    evaluate.add_argument(
-        "--split", default="test", help="train, validation or test (default: test)"
-    )
-    evaluate.add_argument(
-        "--importance-samples",
-        type=int,
-        default=1000,
-        metavar="S",
-        help="draws per example of the importance-weighted bound (default: 1000; 0: none)",
-    )
+    evaluation_flags(evaluate)
 
     sample = _command(commands, "sample", _sample, "draw samples: a PNG and an .npz")
     sample.add_argument("--num", type=int, default=64, metavar="N", help="default: 64")
@@ -186,8 +178,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     result = evaluate(
         arguments.workdir,
         data(),
-        split=arguments.split,
-        importance_samples=arguments.importance_samples,
+        **evaluation_options(arguments),
         checkpoint=arguments.checkpoint,
         other_data=arguments.other_data,
         quiet=False,

@@ -6,10 +6,10 @@ import hashlib
 import importlib.metadata
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 import vaejax
@@ -19,6 +19,8 @@ from vaejax.data.sources import dataset_from, make_transform
 from vaejax.data.transforms import Transform
 from vaejax.evaluation.costs import split_costs
 from vaejax.evaluation.likelihood import importance_weighted_bound
+from vaejax.evaluation.metrics import Row, check_metrics, mean_row, metrics_of
+from vaejax.evaluation.subject import Counts, Subject
 from vaejax.objectives.regularizers import make_method
 from vaejax.progress import ProgressReport
 from vaejax.training.loop import load
@@ -34,6 +36,8 @@ def evaluate(
     *,
     split: str = "test",
     importance_samples: int = 1_000,
+    metrics: Sequence[str] = (),
+    counts: Counts | None = None,
     checkpoint: int | None = None,
     other_data: bool = False,
     quiet: bool = True,
@@ -43,44 +47,37 @@ def evaluate(
     For a split other than "test" the file is `evaluation_<split>.json`; for data other than those
     of the run, which `other_data` must allow, it ends in their hash.  Exact means over `split` of
     ELBO, reconstruction and KL; every weighted cost; the importance-weighted bound with
-    `importance_samples` draws (0 leaves it out).  Raises ValueError for an unknown split, or data
-    other than those of the run.
+    `importance_samples` draws (0 leaves it out); and those of METRICS that `metrics` names, with
+    the sample sizes of `counts`.  Raises ValueError for an unknown split or metric, for a metric
+    that the model or the data do not allow, and for data other than those of the run.
     """
     workdir = Path(workdir)
     model, state, config = load(workdir, checkpoint)
     dataset = run_dataset(workdir, config, dataset, other_data)
     transform = make_transform(config, dataset, model.likelihood.unit_interval)
-    _check(dataset, split, importance_samples)
-    rows, seed = dataset.splits[split], config.seed
-    drawn = "; x drawn once per example" if transform.is_random else ""
-    where = f"{split} split, all {len(rows)} examples{drawn}"
-    terms = make_split_terms(model, transform=transform, seed=seed)(state.variables(), rows)
-    protocol = f"{where}; one draw of q(z|x) each; key = (seed {seed}, index)"
-    metrics = {name: _mean(values, protocol) for name, values in terms.items()}
-    metrics |= _costs(model, config, dataset, transform, state, split)
-    if importance_samples and model.posterior.has_density:
-        given = {"num_samples": importance_samples, "transform": transform, "seed": seed}
-        with ProgressReport("importance-weighted bound", 0, len(rows), quiet) as progress:
-            given["progress"] = progress.update
-            bound = importance_weighted_bound(model, state.variables(), rows, **given)
-        protocol = f"{where}; {importance_samples} draws of q(z|x) each; key = (seed {seed}, index)"
-        metrics["importance_weighted_nll"] = _mean(-bound, protocol)
+    _check(dataset, split, importance_samples, metrics)
+    given = model, state.variables(), dataset, transform, config.seed, split, counts or Counts()
+    subject = Subject(*given, quiet)
+    named = metrics_of(subject, metrics)  # first: it may refuse
+    found = _terms(subject) | _costs(model, config, dataset, transform, state, split)
+    found |= _bound(subject, importance_samples)
     result = {
         "step": int(state.step),
         "split": split,
-        "num_examples": len(rows),
+        "num_examples": len(dataset.splits[split]),
         "data": {"name": dataset.name, "sha256": dataset.sha256, "note": dataset.note},
-        "seed": seed,
+        "seed": config.seed,
         **_provenance(config),
-        "metrics": metrics,
+        "metrics": found | named,
     }
     write_text(workdir / _name(split, dataset, config), json.dumps(result, indent=2) + "\n")
     return result
 
 
-def _check(dataset: Dataset, split: str, importance_samples: int) -> None:
+def _check(dataset: Dataset, split: str, importance_samples: int, metrics: Sequence[str]) -> None:
     if split not in dataset.splits:
         raise unknown("split", split, dataset.splits)
+    check_metrics(metrics)
     if importance_samples < 0:
         raise ValueError(f"importance samples are {importance_samples}; at least 0 (none)")
 
@@ -115,12 +112,37 @@ def run_dataset(
     return dataset
 
 
-def _mean(values: np.ndarray, protocol: str) -> dict[str, Any]:
-    """Mean and its standard error over examples, both in float64."""
-    values = values.astype(np.float64)
-    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-    mean = float(values.mean())
-    return {"value": mean, "standard_error": error, "unit": "nats", "protocol": protocol}
+def _terms(subject: Subject) -> dict[str, Row]:
+    """Exact means of the ELBO and its parts."""
+    split_terms = make_split_terms(subject.model, transform=subject.transform, seed=subject.seed)
+    terms = split_terms(subject.variables, subject.dataset.splits[subject.split])
+    protocol = f"{_where(subject)}; one draw of q(z|x) each; key = (seed {subject.seed}, index)"
+    return {name: mean_row(values, protocol) for name, values in terms.items()}
+
+
+def _bound(subject: Subject, num_samples: int) -> dict[str, Row]:
+    """The importance-weighted bound, where there are samples and a density."""
+    if not (num_samples and subject.model.posterior.has_density):
+        return {}
+    rows = subject.dataset.splits[subject.split]
+    with ProgressReport("importance-weighted bound", 0, len(rows), subject.quiet) as progress:
+        bound = importance_weighted_bound(
+            subject.model,
+            subject.variables,
+            rows,
+            num_samples=num_samples,
+            transform=subject.transform,
+            seed=subject.seed,
+            progress=progress.update,
+        )
+    protocol = f"{num_samples} draws of q(z|x) each; key = (seed {subject.seed}, index)"
+    return {"importance_weighted_nll": mean_row(-bound, f"{_where(subject)}; {protocol}")}
+
+
+def _where(subject: Subject) -> str:
+    drawn = "; x drawn once per example" if subject.transform.is_random else ""
+    count = len(subject.dataset.splits[subject.split])
+    return f"{subject.split} split, all {count} examples{drawn}"
 
 
 def _costs(
@@ -148,7 +170,7 @@ def _costs(
     costs = {}
     for name, per_block in values.items():
         if "/" in name or name == "loss":
-            costs[name] = _mean(per_block, protocol)
+            costs[name] = mean_row(per_block, protocol)
     return costs
 
 

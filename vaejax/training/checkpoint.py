@@ -92,7 +92,7 @@ def _digest(state: TrainState) -> np.ndarray:
     """SHA-256 of all values, in the order of the tree.  -> (32,) uint8."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
-        digest.update(np.ascontiguousarray(leaf))
+        digest.update(np.asarray(leaf).tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
 
 

@@ -1,0 +1,154 @@
+"""Metrics of models: where the answer is known, and what must not change it."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import one_line
+
+import vaejax
+from vaejax.config import load_config
+from vaejax.data.sources import dataset_from, make_transform
+from vaejax.evaluation import features, subject
+from vaejax.evaluation.evaluate import evaluate
+from vaejax.evaluation.features import classifier_features
+from vaejax.evaluation.metrics import METRICS, metrics_of
+from vaejax.evaluation.subject import Counts, Subject
+from vaejax.models.vae import make_model
+from vaejax.training.state import initial_state
+
+SMALL = Counts(reference=300, latent=400, images=300, pairs=100, fewest=100)
+LATENT = ("symmetric_kl", "information", "leakage")
+
+
+def config_of(**changes):
+    config = load_config("configs/tiny.py").unlock()
+    config.datasets.two_moons.update(num_train=400, num_test=320)
+    config.update(changes)
+    return config
+
+
+def subject_of(counts=SMALL, scale=1.0, **changes):
+    """An untrained model, all its parameters times `scale`."""
+    config = config_of(**changes)
+    dataset = dataset_from(config)
+    model = make_model(config, dataset.x_shape)
+    variables = initial_state(model, {}, 0, dataset.x_shape).variables()
+    variables = jax.tree.map(lambda leaf: scale * leaf, variables)
+    return Subject(model, variables, dataset, make_transform(config, dataset), 0, counts=counts)
+
+
+def values(found):
+    return {name: each["value"] for name, each in found.items()}
+
+
+@pytest.mark.parametrize("prior", ["standard_normal", "decoupled"])
+def test_a_collapsed_posterior_agrees_with_the_prior_and_tells_nothing(prior):
+    # Without weights every q(z|x) is N(0, I), and every flow the identity.
+    found = values(metrics_of(subject_of(prior=prior, scale=0.0), LATENT))
+    for name in ("symmetric_kl", "mutual_information", "active_units", "leakage[0.1]"):
+        assert found[name] == pytest.approx(0, abs=1e-5)
+    assert abs(found["symmetric_kl_knn[representation]"]) < 0.4
+    assert found["leak_fraction[0.1]"] == pytest.approx(0.1, abs=3 * np.sqrt(0.09 / 400))
+
+
+def test_information_and_divergence_add_up_to_the_kl_of_the_codes():
+    one = subject_of(prior="decoupled", scale=3.0)
+    found = metrics_of(one, LATENT)
+    codes = one.reference
+    log_q = -(((codes.z - codes.mean) / codes.scale) ** 2 / 2 + np.log(codes.scale)).sum(axis=1)
+    bound = one.model.bind(one.variables)
+    total = log_q - np.log(2 * np.pi) - np.asarray(bound.prior.log_prob(jnp.asarray(codes.z)))
+    parts = [found["mutual_information"], found["kl_aggregate_to_prior"]]
+    error = np.hypot(total.std() / np.sqrt(len(total)), parts[1]["standard_error"])
+    assert sum(part["value"] for part in parts) == pytest.approx(total.mean(), abs=4 * error)
+    both = values(found)
+    one_way, other_way = both["kl_aggregate_to_prior"], both["kl_prior_to_aggregate"]
+    assert both["symmetric_kl"] == pytest.approx(one_way + other_way)
+    assert both["mutual_information"] < np.log(300)
+
+
+def test_without_a_flow_both_spaces_and_both_leakages_are_one():
+    found = values(metrics_of(subject_of(prior="standard_normal", scale=2.0), LATENT))
+    for name, value in found.items():
+        other = name.replace("_with_log_det", "").replace("generation", "representation")
+        assert found[other] == pytest.approx(value, abs=1e-5)
+
+
+def test_no_metric_depends_on_how_much_is_computed_at_once(monkeypatch):
+    one = subject_of(prior="decoupled")
+    before = metrics_of(one, list(METRICS))
+    monkeypatch.setattr(subject, "num_at_once", lambda *given: 7)
+    monkeypatch.setattr("vaejax.evaluation.latent.num_at_once", lambda *given: 11)
+    after = metrics_of(subject_of(prior="decoupled"), list(METRICS))
+    assert list(before) == list(after)
+    for name, each in before.items():
+        assert after[name]["protocol"] == each["protocol"]
+        assert after[name]["value"] == pytest.approx(each["value"], rel=1e-4, abs=1e-5)
+
+
+def test_data_are_nearest_to_data_and_low_posterior_samples_are_where_few_codes_are():
+    one = subject_of(prior="standard_normal", scale=3.0)
+    found = values(metrics_of(one, ("frechet", "kernel_distance", "precision_recall")))
+    for name in ("random", "low_posterior", "reconstructions", "interpolations"):
+        for metric in ("frechet", "kernel_distance"):
+            assert found[f"{metric}[identity, floor]"] < found[f"{metric}[identity, {name}]"]
+        assert found["precision[identity, floor]"] > found[f"precision[identity, {name}]"]
+    low, random = (one.aggregate.log_prob(z) for z in (one._low_posterior(), one.draws[0].z))
+    assert np.max(low) < np.median(random)
+
+
+def test_evaluate_writes_what_is_asked_for_with_its_protocol(tmp_path):
+    vaejax.fit(config_of(), tmp_path, quiet=True)
+    plain = evaluate(tmp_path, importance_samples=0)
+    result = evaluate(tmp_path, importance_samples=0, metrics=["leakage", "frechet"], counts=SMALL)
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == result
+    assert {name: result["metrics"][name] for name in plain["metrics"]} == plain["metrics"]
+    assert "300 of the train split" in result["metrics"]["frechet[identity, floor]"]["protocol"]
+    before = (tmp_path / "evaluation.json").read_bytes()
+    for named, counts, said in [
+        (["freche"], SMALL, "unknown metric 'freche'.*'frechet'"),
+        (["frechet"], Counts(images=300), "300 samples; at least 2048"),
+    ]:
+        with one_line(said):
+            evaluate(tmp_path, importance_samples=0, metrics=named, counts=counts)
+    with one_line("images is 0; it must be positive"):
+        Counts(images=0)
+    assert (tmp_path / "evaluation.json").read_bytes() == before
+
+
+def test_a_posterior_without_a_density_has_no_latent_metric():
+    for name in LATENT:
+        with one_line("needs q.z.x. to have a density"):
+            metrics_of(subject_of(posterior="deterministic", prior="standard_normal"), [name])
+
+
+def test_a_classifier_is_trained_once_kept_and_the_same_when_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAEJAX_CACHE", str(tmp_path))
+    dataset = dataset_from(load_config("configs/digits.py"))
+    found = classifier_features(dataset)
+    assert found.facts["test_accuracy"] > 0.9
+    (path,) = (tmp_path / "classifiers").iterdir()
+    written = path.stat().st_mtime_ns
+    x = np.asarray(dataset.splits["test"][:30], np.float32) / dataset.scale
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "_AT_ONCE", 7)
+        again = classifier_features(dataset)
+        np.testing.assert_allclose(again.features_of(x), found.features_of(x), atol=1e-4)
+    assert (again.sha256, path.stat().st_mtime_ns) == (found.sha256, written)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert classifier_features(dataset).sha256 == found.sha256
+    assert path.read_bytes() == data
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_classifier_needs_images_and_labels():
+    digits = dataset_from(load_config("configs/digits.py"))
+    with one_line("no labels of its train and test split"):
+        classifier_features(dataclasses.replace(digits, labels={}))
+    with one_line(r"shape \(2,\).*images \(H, W, C\)"):
+        classifier_features(dataset_from(load_config("configs/two_moons.py")))

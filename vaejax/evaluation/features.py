@@ -1,0 +1,195 @@
+"""Feature maps, in which samples are compared with data.
+
+"classifier" is trained on the labels of the training split once, kept beside the cached data, and
+the same for every model that is compared.  A distance in its features is not an FID.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vaejax.data.arrays import Dataset, Rows, normalized
+from vaejax.data.batches import batch_indices
+from vaejax.data.cache import cache_folder
+from vaejax.models.convolutions import best_lowering
+from vaejax.models.layers import Layers
+from vaejax.progress import ProgressReport
+from vaejax.types import Array
+
+_BATCH, _EPOCHS, _FEWEST_STEPS, _RATE = 100, 4, 1_500, 2e-3
+_STEPS_AT_ONCE, _AT_ONCE = 20, 250
+_FORMAT = 1  # of the file, and of everything that decides what is in it
+
+
+class FeatureMap(NamedTuple):
+    """A map from images to features, and what it is."""
+
+    name: str
+    sha256: str  # of its weights
+    facts: Mapping[str, Any]  # JSON-able
+    features_of: Callable[[np.ndarray], np.ndarray]  # (N, *X) in [0, 1] -> (N, F)
+
+
+class Classifier(nn.Module):
+    """Two halving convolutions with one between, and the 128 features that classes are read from.
+
+    x: (B, H, W, C) with sides that are multiples of 4 -> logits (B, num_classes).
+    """
+
+    num_classes: int
+    layers: Layers = Layers()
+
+    def setup(self) -> None:
+        make = self.layers
+        self.convolutions = make.halving(32), make.conv3(64), make.halving(64)
+        self.hidden, self.last = make.dense(128), make.dense(self.num_classes)
+
+    def __call__(self, x: Array) -> Array:
+        return self.last(self.features(x))
+
+    def features(self, x: Array) -> Array:
+        """(B, H, W, C) -> (B, 128)."""
+        x = self.layers.enter(x - 0.5)
+        for convolution in self.convolutions:
+            x = nn.relu(convolution(x))
+        return nn.relu(self.hidden(self.layers.flat(x)))
+
+
+def classifier_features(dataset: Dataset, *, quiet: bool = True) -> FeatureMap:
+    """The features of a classifier of this data set, which is trained if it is not there.
+
+    Raises ValueError for data that are no images or have no labels.
+    """
+    _check(dataset)
+    classes = np.unique(dataset.labels["train"])
+    model = Classifier(len(classes), Layers(best_lowering()))
+    path = cache_folder().with_name("classifiers") / f"{dataset.sha256}-{_FORMAT}.npz"
+    params = _read(path)
+    if params is None:
+        params = _trained(model, dataset, classes, quiet)
+        _write(path, params)
+    facts = {
+        "classes": len(classes),
+        "trained_on": f"train split of {dataset.name}, {len(dataset.splits['train'])} examples",
+        "data_sha256": dataset.sha256,
+        "test_accuracy": _accuracy(model, params, dataset, classes),
+    }
+    features_of = functools.partial(_features, jax.jit(nn.apply(Classifier.features, model)))
+    return FeatureMap(
+        "classifier", _hash(params), facts, functools.partial(features_of, {"params": params})
+    )
+
+
+def _check(dataset: Dataset) -> None:
+    shape = dataset.x_shape
+    if len(shape) != 3 or shape[0] % 4 or shape[1] % 4:
+        raise ValueError(
+            f"{dataset.name} has data of shape {shape}; a classifier's features are of images "
+            "(H, W, C) whose sides are multiples of 4"
+        )
+    if missing := [split for split in ("train", "test") if split not in dataset.labels]:
+        raise ValueError(
+            f"{dataset.name} has no labels of its {' and '.join(missing)} split; "
+            "a classifier needs them"
+        )
+
+
+def _trained(model: Classifier, dataset: Dataset, classes: np.ndarray, quiet: bool) -> Any:
+    """Its parameters after a few epochs of Adam; a function of the data alone."""
+    rows: Any = dataset.splits["train"]
+    labels = np.searchsorted(classes, dataset.labels["train"])
+    batch = min(_BATCH, len(rows))
+    num_steps = max(_FEWEST_STEPS, _EPOCHS * len(rows) // batch)
+    num_steps -= num_steps % _STEPS_AT_ONCE
+    optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, num_steps))
+
+    def loss_of(params: Any, x: Array, y: Array) -> Array:
+        logits = nn.apply(Classifier.__call__, model)({"params": params}, x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    def step(carry: tuple[Any, Any], xy: tuple[Array, Array]) -> tuple[tuple[Any, Any], Array]:
+        params, state = carry
+        x, y = xy
+        loss, gradients = jax.value_and_grad(loss_of)(params, normalized(x, dataset.scale), y)
+        updates, state = optimizer.update(gradients, state, params)
+        return (optax.apply_updates(params, updates), state), loss
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def several(carry: Any, x: Array, y: Array) -> tuple[Any, Array]:
+        carry, losses = jax.lax.scan(step, carry, (x, y))
+        return carry, losses.mean()
+
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *dataset.x_shape)))["params"]
+    carry = params, optimizer.init(params)
+    with ProgressReport(f"classifier of {dataset.name}", 0, num_steps, quiet) as progress:
+        for first in range(0, num_steps, _STEPS_AT_ONCE):
+            steps = range(first, first + _STEPS_AT_ONCE)
+            chosen = np.stack([batch_indices(0, step, len(rows), batch) for step in steps])
+            x = rows[chosen.ravel()].reshape(*chosen.shape, *dataset.x_shape)
+            carry, _ = several(carry, x, labels[chosen])
+            progress.update(steps.stop)
+    return jax.tree.map(np.asarray, carry[0])
+
+
+def _features(program: Callable[..., Array], variables: Any, x: np.ndarray) -> np.ndarray:
+    """In blocks of one size, so that it compiles once."""
+    parts = []
+    for first in range(0, len(x), _AT_ONCE):
+        block = np.asarray(x[first : first + _AT_ONCE], np.float32)
+        filled = np.resize(block, (_AT_ONCE, *block.shape[1:]))
+        parts.append(np.asarray(program(variables, filled))[: len(block)])
+    return np.concatenate(parts)
+
+
+def _accuracy(model: Classifier, params: Any, dataset: Dataset, classes: np.ndarray) -> float:
+    rows: Rows = dataset.splits["test"]
+    program = jax.jit(nn.apply(Classifier.__call__, model))
+    logits = _features(program, {"params": params}, np.asarray(rows) / dataset.scale)
+    return float((classes[logits.argmax(axis=1)] == dataset.labels["test"]).mean())
+
+
+def _read(path: Path) -> Any:
+    """The parameters in the file; None where it is missing or not whole."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return unflatten_dict({tuple(name.split("/")): file[name] for name in file.files})
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _write(path: Path, params: Any) -> None:
+    """In one piece, so that two processes at once leave one of two whole files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, allow_pickle=False, **_flat(params))
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def _hash(params: Any) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(_flat(params).items()):
+        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _flat(params: Any) -> dict[str, Any]:
+    return dict(flatten_dict(params, sep="/"))

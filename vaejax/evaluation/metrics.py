@@ -1,0 +1,179 @@
+"""Every metric of a trained model by name: a function and a row of METRICS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vaejax.config import unknown
+from vaejax.evaluation.pockets import base_quantiles, leakage, nearest_neighbor_kl
+from vaejax.evaluation.samples import (
+    frechet_distance,
+    kernel_distances,
+    moments,
+    precision_and_recall,
+)
+from vaejax.evaluation.subject import Subject
+
+Row = dict[str, Any]  # value, standard_error, unit, protocol
+
+_LEVELS = (0.001, 0.01, 0.1)  # of the prior's own mass beyond a threshold of leakage
+_ACTIVE = 0.01  # variance of a dimension's mean from which on it is active
+
+
+def row(
+    value: float, protocol: str, *, error: float | None = None, unit: str = "nats", **more: Any
+) -> Row:
+    """A number with its standard error and how it came about."""
+    return {
+        "value": float(value),
+        "standard_error": None if error is None else float(error),
+        "unit": unit,
+        "protocol": protocol,
+        **more,
+    }
+
+
+def mean_row(values: np.ndarray, protocol: str, unit: str = "nats") -> Row:
+    """The mean of (N,) and its standard error, both in float64."""
+    values = np.asarray(values, np.float64)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
+    return row(values.mean(), protocol, error=error, unit=unit)
+
+
+def metrics_of(subject: Subject, names: Sequence[str]) -> dict[str, Row]:
+    """The rows of all metrics in `names`.  Raises ValueError for one that is unknown."""
+    check_metrics(names)
+    found: dict[str, Row] = {}
+    for name in dict.fromkeys(names):
+        found |= METRICS[name](subject)
+    return found
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Raises ValueError for a name that is not in METRICS."""
+    for name in names:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+
+
+def symmetric_kl(subject: Subject) -> dict[str, Row]:
+    """KL(q || p) + KL(p || q) of aggregate posterior and prior, from densities and from draws."""
+    p, q = subject.draws
+    where = f"{_aggregate(subject)}; {len(p.z)} draws of each"
+    parts = {
+        "kl_aggregate_to_prior": mean_row(q.log_q - q.log_p, where),
+        "kl_prior_to_aggregate": mean_row(p.log_p - p.log_q, where),
+    }
+    found = {**parts, "symmetric_kl": _sum(list(parts.values()), where)}
+    for space in ("z", "z0"):
+        one, other = getattr(p, space), getattr(q, space)
+        rows = [mean_row(nearest_neighbor_kl(*pair), "") for pair in ((one, other), (other, one))]
+        name = {"z": "representation", "z0": "generation"}[space]
+        found[f"symmetric_kl_knn[{name}]"] = row(
+            sum(each["value"] for each in rows),
+            f"nearest neighbors in {name} space; {where}",
+        )
+    return found
+
+
+def information(subject: Subject) -> dict[str, Row]:
+    """E KL(q(z|x) || p) as mutual information and KL(q || p), and the dimensions in use."""
+    codes, aggregate = subject.reference, subject.aggregate
+    where = f"{_aggregate(subject)}; one draw for each"
+    standard = (codes.z - codes.mean) / codes.scale
+    log_own = -(0.5 * (standard**2 + np.log(2 * np.pi)) + np.log(codes.scale)).sum(axis=1)
+    log_q = np.asarray(aggregate.log_prob(codes.z), np.float64)
+    active = int((codes.mean.var(axis=0, ddof=1) > _ACTIVE).sum())
+    limit = f"at most log {len(codes.z)} = {np.log(len(codes.z)):.2f}"
+    return {
+        "mutual_information": mean_row(log_own - log_q, f"{where}; {limit}"),
+        "active_units": row(
+            active,
+            f"variance of the mean of q(z|x) > {_ACTIVE}; {_aggregate(subject)}",
+            unit=f"of {codes.mean.shape[1]} dimensions",
+        ),
+    }
+
+
+def leaks(subject: Subject) -> dict[str, Row]:
+    """The leakage score at thresholds that are quantiles of the prior's own density."""
+    _, q = subject.draws
+    thresholds = base_quantiles(_LEVELS, q.z.shape[1])
+    found = {}
+    for suffix, log_det in (("", None), ("_with_log_det", q.log_det)):
+        scores = leakage(q.log_q, q.log_base, thresholds, log_det)
+        for k, (level, threshold) in enumerate(zip(_LEVELS, thresholds, strict=True)):
+            where = f"{_aggregate(subject)}; {len(q.z)} draws of it; log p0 < {threshold:.3f}, "
+            where += f"where the prior has {level:g} of its mass"
+            at = f"[{level:g}]"
+            found[f"leakage{suffix}{at}"] = row(scores.unconditional[k], where)
+            found[f"leakage_conditional{suffix}{at}"] = row(scores.conditional[k], where)
+            found[f"leak_fraction{at}"] = row(scores.fraction[k], where, unit="of q(z)")
+    return found
+
+
+def frechet(subject: Subject) -> dict[str, Row]:
+    """Frechet distances of all sets of samples to training data."""
+    real, fewest, found = moments(subject.real), subject.counts.fewest, {}
+    for name, features in subject.samples.items():
+        value = frechet_distance(real, moments(features), fewest)
+        where = _compared(subject, name, len(features), len(subject.real))
+        found[f"frechet[{subject.features.name}, {name}]"] = row(value, where, unit="squared")
+    return found
+
+
+def kernel_distance(subject: Subject) -> dict[str, Row]:
+    """Unbiased squared MMD of all sets of samples to training data."""
+    found = {}
+    for name, features in subject.samples.items():
+        values = kernel_distances(subject.real, features)
+        size = min(1_000, len(subject.real), len(features))
+        where = f"{len(values)} disjoint blocks of {size}; "
+        where += _compared(subject, name, len(features), len(subject.real))
+        label = f"kernel_distance[{subject.features.name}, {name}]"
+        found[label] = mean_row(values, where, unit="squared MMD")
+    return found
+
+
+def precision_recall(subject: Subject) -> dict[str, Row]:
+    """How many samples lie in the support of the data, and the reverse."""
+    found, most = {}, subject.counts.pairs
+    real = subject.real[:most]
+    for name, features in subject.samples.items():
+        both = precision_and_recall(real, features[:most])
+        for what, inside in zip(("precision", "recall"), both, strict=True):
+            where = "balls to the third neighbor; "
+            where += _compared(subject, name, min(most, len(features)), len(real))
+            label = f"{what}[{subject.features.name}, {name}]"
+            found[label] = mean_row(inside, where, unit="fraction")
+    return found
+
+
+def _sum(rows: Sequence[Row], protocol: str) -> Row:
+    """Of independent means."""
+    errors = [each["standard_error"] or 0.0 for each in rows]
+    total = sum(each["value"] for each in rows)
+    return row(total, protocol, error=float(np.linalg.norm(errors)))
+
+
+def _aggregate(subject: Subject) -> str:
+    return f"q(z) of {len(subject.reference.mean)} training examples, seed {subject.seed}"
+
+
+def _compared(subject: Subject, name: str, count: int, num_real: int) -> str:
+    features = subject.features
+    what = f"{name}: {count}, against {num_real} of the train split; features: {features.name}"
+    return f"{what} {features.sha256[:12]}".rstrip() + f"; seed {subject.seed}"
+
+
+METRICS: dict[str, Callable[[Subject], dict[str, Row]]] = {
+    "symmetric_kl": symmetric_kl,
+    "information": information,
+    "leakage": leaks,
+    "frechet": frechet,
+    "kernel_distance": kernel_distance,
+    "precision_recall": precision_recall,
+}

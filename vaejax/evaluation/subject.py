@@ -1,0 +1,171 @@
+"""A trained model with all that its metrics are made of, each computed once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from vaejax.data.arrays import Dataset
+from vaejax.data.transforms import Transform
+from vaejax.evaluation.features import FeatureMap, classifier_features
+from vaejax.evaluation.latent import Codes, make_codes
+from vaejax.evaluation.pockets import Aggregate, Draws, draws_of_both, lowest
+from vaejax.models.vae import VAE
+from vaejax.training.state import METRIC, observed, stream_key
+from vaejax.training.validation import even_size, num_at_once
+from vaejax.types import Array
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much of everything a protocol takes; 20,000 images are those of arXiv 1911.10506."""
+
+    reference: int = 10_000  # training examples whose q(z|x) make the aggregate posterior
+    latent: int = 5_000  # draws of the prior, and of the aggregate posterior
+    images: int = 20_000  # of every set that is compared with data
+    pairs: int = 5_000  # of every set, where all distances between two sets are taken
+    low_fraction: float = 0.2  # of prior draws that are low-posterior samples
+    fewest: int = 2_048  # images of a Frechet distance
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
+
+
+@dataclass
+class Subject:
+    """A model on its data.  Raises ValueError where a metric asks for what is not there."""
+
+    model: VAE
+    variables: Mapping[str, Any]
+    dataset: Dataset
+    transform: Transform
+    seed: int
+    split: str = "test"
+    counts: Counts = field(default_factory=Counts)
+    quiet: bool = True
+
+    def key(self, purpose: int) -> Array:
+        """Every draw of every metric has its purpose."""
+        return jax.random.fold_in(stream_key(self.seed, METRIC), purpose)
+
+    @functools.cached_property
+    def reference(self) -> Codes:
+        """Codes of a fixed part of the train split, with a draw each."""
+        if not self.model.posterior.has_density:
+            raise ValueError("this metric needs q(z|x) to have a density; the posterior has none")
+        rows = self.dataset.splits["train"]
+        codes = self._codes(self.variables, rows[_some(len(rows), self.counts.reference)])
+        if codes.scale is None:
+            raise ValueError("this metric needs q(z|x) to be Gaussian; the posterior is not")
+        return codes
+
+    @functools.cached_property
+    def held_out(self) -> Codes:
+        """Codes of the split."""
+        return self._codes(self.variables, self.dataset.splits[self.split])
+
+    @functools.cached_property
+    def _codes(self) -> Callable[..., Codes]:
+        return make_codes(self.model, transform=self.transform, seed=self.seed)
+
+    @functools.cached_property
+    def aggregate(self) -> Aggregate:
+        """q(z)."""
+        return Aggregate(self.reference.mean, self.reference.scale)
+
+    @functools.cached_property
+    def draws(self) -> tuple[Draws, Draws]:
+        """Of the prior and of the aggregate posterior."""
+        given = self.model, self.variables, self.aggregate
+        return draws_of_both(*given, self.key(0), self.counts.latent)
+
+    @functools.cached_property
+    def features(self) -> FeatureMap:
+        """In which images are compared; points are compared as they are."""
+        if len(self.dataset.x_shape) == 1:
+            return FeatureMap("identity", "", {}, lambda x: x)
+        return classifier_features(self.dataset, quiet=self.quiet)
+
+    @functools.cached_property
+    def real(self) -> np.ndarray:
+        """Features of as many training examples as there are samples.  -> (N, F)."""
+        return self._features_of_split("train")
+
+    @functools.cached_property
+    def samples(self) -> dict[str, np.ndarray]:
+        """Features of the sets that are compared with training data, by name.  -> (N, F) each.
+
+        "floor" is the held-out data themselves; no model is expected to be nearer.
+        """
+        latents = {
+            "random": self._prior(self.counts.images, 1),
+            "low_posterior": self._low_posterior(),
+            "reconstructions": self.held_out.mean[: self.counts.images],
+            "interpolations": self._midpoints(),
+        }
+        found = {name: self._decoded_features(z) for name, z in latents.items()}
+        return {**found, "floor": self._features_of_split(self.split)}
+
+    def _prior(self, count: int, purpose: int) -> np.ndarray:
+        def of_prior(vae: VAE, key: Array) -> Array:
+            return vae.prior.sample(key, count)
+
+        return np.asarray(nn.apply(of_prior, self.model)(self.variables, self.key(purpose)))
+
+    def _low_posterior(self) -> np.ndarray:
+        candidates = self._prior(round(self.counts.images / self.counts.low_fraction), 2)
+        log_q = np.asarray(self.aggregate.log_prob(candidates))
+        return candidates[lowest(log_q, self.counts.low_fraction)]
+
+    def _midpoints(self) -> np.ndarray:
+        """Half-way between pairs of held-out examples, in generation space."""
+        codes = self.held_out.mean
+
+        def halfway(vae: VAE, one: Array, other: Array) -> Array:
+            return vae.prior.from_base((vae.prior.to_base(one) + vae.prior.to_base(other)) / 2)
+
+        other = np.roll(codes, 1, axis=0)  # the split is in random order
+        between = jax.jit(nn.apply(halfway, self.model))(self.variables, codes, other)
+        return np.asarray(between)[: self.counts.images]
+
+    def _decoded_features(self, z: np.ndarray) -> np.ndarray:
+        """Images as a file would hold them, in [0, 1] and 256 levels; points as they are."""
+        most = num_at_once(self.model, self.variables, self.dataset.x_shape, ("decoder",))
+        size = even_size(len(z), most)
+        decode = jax.jit(nn.apply(VAE.decode, self.model))
+        parts = []
+        for first in range(0, len(z), size):
+            block = z[first : first + size]
+            filled = np.resize(block, (size, *block.shape[1:]))
+            x = np.asarray(decode(self.variables, filled))[: len(block)]
+            parts.append(self.features.features_of(self._stored(x)))
+        return np.concatenate(parts)
+
+    def _features_of_split(self, split: str) -> np.ndarray:
+        rows: Any = self.dataset.splits[split]
+        chosen = _some(len(rows), self.counts.images)
+        parts = []
+        for first in range(0, len(chosen), 1_000):
+            index = chosen[first : first + 1_000]
+            x = np.asarray(observed(self.transform, rows[index], index))
+            parts.append(self.features.features_of(self._stored(x)))
+        return np.concatenate(parts)
+
+    def _stored(self, x: np.ndarray) -> np.ndarray:
+        if len(self.dataset.x_shape) == 1:
+            return x
+        return np.round(np.clip(x, 0, 1) * 255) / 255
+
+
+def _some(count: int, most: int) -> np.ndarray:
+    """`most` of `count` positions, the same ones always, in order.  -> (min(most, count),)."""
+    order = np.random.Generator(np.random.Philox(0)).permutation(count)
+    return np.sort(order[:most])
