@@ -20,13 +20,13 @@ from vaejax.evaluation.subject import Counts, Subject
 from vaejax.models.vae import make_model
 from vaejax.training.state import initial_state
 
-SMALL = Counts(reference=300, latent=400, images=300, pairs=100, fewest=100)
+SMALL = Counts(reference=300, latent=400, images=300, pairs=100)
 LATENT = ("symmetric_kl", "information", "leakage")
 
 
-def config_of(**changes):
+def config_of(num_test=320, **changes):
     config = load_config("configs/tiny.py").unlock()
-    config.datasets.two_moons.update(num_train=400, num_test=320)
+    config.datasets.two_moons.update(num_train=400, num_test=num_test)
     config.update(changes)
     return config
 
@@ -111,13 +111,21 @@ def test_evaluate_writes_what_is_asked_for_with_its_protocol(tmp_path):
     before = (tmp_path / "evaluation.json").read_bytes()
     for named, counts, said in [
         (["freche"], SMALL, "unknown metric 'freche'.*'frechet'"),
-        (["frechet"], Counts(images=300), "300 samples; at least 2048"),
+        (["precision"], SMALL, "unknown metric 'precision'.*'precision_recall'"),
     ]:
         with one_line(said):
             evaluate(tmp_path, importance_samples=0, metrics=named, counts=counts)
     with one_line("images is 0; it must be positive"):
         Counts(images=0)
     assert (tmp_path / "evaluation.json").read_bytes() == before
+
+
+def test_few_samples_have_no_frechet_distance_unless_asked_for():
+    few = {"num_test": 150, "prior": "standard_normal"}
+    with one_line("150 samples; at least 200, unless asked"):
+        metrics_of(subject_of(Counts(reference=300), **few), ["frechet"])
+    found = metrics_of(subject_of(Counts(reference=300, images=150), **few), ["frechet"])
+    assert found["frechet[identity, floor]"]["value"] >= 0
 
 
 def test_a_posterior_without_a_density_has_no_latent_metric():

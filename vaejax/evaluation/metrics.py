@@ -10,6 +10,7 @@ import numpy as np
 from vaejax.config import unknown
 from vaejax.evaluation.pockets import base_quantiles, leakage, nearest_neighbor_kl
 from vaejax.evaluation.samples import (
+    FEWEST,
     frechet_distance,
     kernel_distances,
     moments,
@@ -117,7 +118,9 @@ def leaks(subject: Subject) -> dict[str, Row]:
 
 def frechet(subject: Subject) -> dict[str, Row]:
     """Frechet distances of all sets of samples to training data."""
-    real, fewest, found = moments(subject.real), subject.counts.fewest, {}
+    real, found = moments(subject.real), {}
+    # A covariance of few dimensions needs fewer; and who asks for fewer gets them.
+    fewest = min(FEWEST, 100 * len(real.mean), subject.counts.images)
     for name, features in subject.samples.items():
         value = frechet_distance(real, moments(features), fewest)
         where = _compared(subject, name, len(features), len(subject.real))

@@ -28,10 +28,9 @@ class Counts:
 
     reference: int = 10_000  # training examples whose q(z|x) make the aggregate posterior
     latent: int = 5_000  # draws of the prior, and of the aggregate posterior
-    images: int = 20_000  # of every set that is compared with data
+    images: int = 20_000  # of every set that is compared with data; fewer than 2,048 if so asked
     pairs: int = 5_000  # of every set, where all distances between two sets are taken
     low_fraction: float = 0.2  # of prior draws that are low-posterior samples
-    fewest: int = 2_048  # images of a Frechet distance
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
