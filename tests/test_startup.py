@@ -15,6 +15,7 @@ from vaejax.compilation import _remove_oldest
 from vaejax.models.initialization import quickly_compiled
 from vaejax.models.vae import initial_variables
 from vaejax.objectives.regularizers import make_method
+from vaejax.training.state import initial_state, make_initial_state
 from vaejax.types import GROUPS
 
 ROOT = Path(__file__).parents[1]
@@ -152,3 +153,16 @@ def test_initial_values_are_those_of_plain_init(key, file, x_shape, changes):
         ({group: leaves for group, leaves in params.items() if leaves}, stats),
         (plain["params"], plain.get("batch_stats", {})),
     )
+
+
+def test_states_of_several_seeds_traced_once_are_those_of_each_alone():
+    from vaejax.config import load_config
+
+    config = load_config("configs/tiny.py").unlock()
+    config.regularizer = "factor"
+    model, objective = make_method(config, (2,), 1000)
+    state_of = make_initial_state(model, objective.players, (2,), ema_decay=0.9)
+    jax.eval_shape(lambda: state_of(3))  # the first key may be a shape
+    for seed in (0, 2**32 - 1, 0):
+        alone = initial_state(model, objective.players, seed, (2,), ema_decay=0.9)
+        jax.tree.map(np.testing.assert_array_equal, state_of(seed), alone)

@@ -25,12 +25,23 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
 
-def evaluated_in_parts(function: Callable[[Array], Any], key: Array) -> Any:
-    """`function(key)`, operation by operation, without those that the result does not need."""
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(key)
-    jaxpr, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
-    leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, closed.consts))(key)
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+def evaluated_in_parts(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """`function` of a key, operation by operation, without those that the result does not need.
+
+    It is traced once, at the first key.
+    """
+    traced: list[tuple[Callable[..., Any], Any]] = []
+
+    def evaluated(key: Array) -> Any:
+        if not traced:
+            closed, shapes = jax.make_jaxpr(function, return_shape=True)(key)
+            jaxpr, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+            program = jaxpr_as_fun(ClosedJaxpr(jaxpr, closed.consts))
+            traced.append((program, jax.tree.structure(shapes)))
+        program, structure = traced[0]
+        return jax.tree.unflatten(structure, program(key))
+
+    return evaluated
 
 
 def quickly_compiled(key: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -124,12 +125,24 @@ def _check_fit(kind: str, config: ConfigDict, x_shape: tuple[int, ...]) -> None:
 
 def initial_variables(model: VAE, key: Array, x_shape: tuple[int, ...]) -> tuple[dict, dict]:
     """(params, stats): every group of GROUPS is a key of params, empty where it has none."""
+    return make_initial_variables(model, x_shape)(key)
+
+
+def make_initial_variables(
+    model: VAE, x_shape: tuple[int, ...]
+) -> Callable[[Array], tuple[dict, dict]]:
+    """`initial_variables` of several keys, traced once."""
 
     def variables_of(init_key: Array) -> dict[str, Any]:
         x, keys = jnp.zeros((2, *x_shape)), jax.random.split(jax.random.key(0), 2)
         variables: Any = model.init(init_key, x, keys, method="touch")
         return variables
 
-    variables = evaluated_in_parts(variables_of, quickly_compiled(key))
-    params = {group: variables["params"].get(group, {}) for group in GROUPS}
-    return params, variables.get("batch_stats", {})
+    in_parts = evaluated_in_parts(variables_of)
+
+    def with_groups(key: Array) -> tuple[dict, dict]:
+        variables = in_parts(quickly_compiled(key))
+        params = {group: variables["params"].get(group, {}) for group in GROUPS}
+        return params, variables.get("batch_stats", {})
+
+    return with_groups

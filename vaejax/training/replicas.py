@@ -140,7 +140,7 @@ def make_plan(
         vectorized = (lead.config.encoder, lead.config.decoder) == ("mlp", "mlp")
 
     def state() -> TrainState:
-        states = [_start(run, step) for run in runs]
+        states = [_state(run, lead, step) for run in runs]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
     one = jax.eval_shape(lead.start)
@@ -152,8 +152,10 @@ def _array(key: str, values: list[Any]) -> Array:
     return jnp.array(values, jnp.uint32 if key == "seed" else jnp.float32)  # seeds: below 2**32
 
 
-def _start(run: Run, step: int) -> TrainState:
-    return run.checkpoints.restore(jax.eval_shape(run.start), step) if step else run.start()
+def _state(run: Run, lead: Run, step: int) -> TrainState:
+    if step:
+        return run.checkpoints.restore(jax.eval_shape(lead.start), step)
+    return lead.state_of(run.config.seed)
 
 
 def _common_step(runs: Mapping[str, Run]) -> int:

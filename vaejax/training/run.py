@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from vaejax.objectives.regularizers import make_method
 from vaejax.training import workdir as files
 from vaejax.training.checkpoint import Checkpoints, host_copy, saved_steps
 from vaejax.training.metrics import MetricsLog, NonFiniteError, check_finite, event_writer
-from vaejax.training.state import TrainState, initial_state
+from vaejax.training.state import TrainState, make_initial_state
 from vaejax.training.step import TrainStep, make_train_step
 from vaejax.training.validation import make_split_terms, means
 
@@ -45,17 +47,23 @@ class Run:
             event_writer()  # refuses where the package is missing
         self.held_out = "validation" if "validation" in dataset.splits else "test"
         self.error: NonFiniteError | None = None
+        self._open = contextlib.ExitStack()
 
     def claim(self) -> None:
         """Make the folder that of this run."""
         files.claim(self.workdir, self.config, self.card)
-        self.checkpoints = Checkpoints(self.workdir, self.config.keep_checkpoints)
+        checkpoints = Checkpoints(self.workdir, self.config.keep_checkpoints)
+        self.checkpoints = self._open.enter_context(checkpoints)
 
     def start(self) -> TrainState:
         """The state before the first step."""
-        config, shape = self.config, self.dataset.x_shape
-        players = self.objective.players
-        return initial_state(self.model, players, config.seed, shape, config.ema_decay)
+        return self.state_of(self.config.seed)
+
+    @functools.cached_property
+    def state_of(self) -> Callable[[int], TrainState]:
+        """The state before the first step, by seed."""
+        players, shape = self.objective.players, self.dataset.x_shape
+        return make_initial_state(self.model, players, shape, self.config.ema_decay)
 
     def train_step(self, axis_name: str | None, values: Mapping[str, Any]) -> TrainStep:
         """The step of this run with other `values`, which may be traced, under dotted keys."""
@@ -76,15 +84,14 @@ class Run:
 
     def open_log(self, step: int) -> None:
         """Log from after `step` on."""
-        self.log = MetricsLog(self.workdir, step, self.config.tensorboard)
+        log = MetricsLog(self.workdir, step, self.config.tensorboard)
+        self.log = self._open.enter_context(log)
         transform, seed = self.transform, self.config.seed
         self._split_terms = make_split_terms(self.model, transform=transform, seed=seed)
 
     def close(self) -> None:
         """Finish what is being written."""
-        if hasattr(self, "log"):
-            self.log.__exit__()
-        self.checkpoints.__exit__()
+        self._open.close()
 
     def is_due(self, step: int, every: int) -> bool:
         """Whether something that happens every so many steps happens after `step`."""

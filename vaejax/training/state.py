@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 
 from vaejax.data.transforms import Transform
-from vaejax.models.vae import VAE, initial_variables
+from vaejax.models.vae import VAE, make_initial_variables
 from vaejax.parallel import example_keys
 from vaejax.types import Array, Player
 
@@ -61,7 +61,19 @@ def initial_state(
     ema_decay: float = 0.0,
 ) -> TrainState:
     """The state before the first update, a function of the seed alone."""
-    params, stats = initial_variables(model, stream_key(seed, INIT), x_shape)
-    opt_state = {name: player.tx.init(owned(params, player)) for name, player in players.items()}
-    ema = jax.tree.map(jnp.copy, params) if ema_decay else {}
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, stats, ema)
+    return make_initial_state(model, players, x_shape, ema_decay)(seed)
+
+
+def make_initial_state(
+    model: VAE, players: Mapping[str, Player], x_shape: tuple[int, ...], ema_decay: float = 0.0
+) -> Callable[[int], TrainState]:
+    """`initial_state` of several seeds, traced once."""
+    variables_of = make_initial_variables(model, x_shape)
+
+    def state_of(seed: int) -> TrainState:
+        params, stats = variables_of(stream_key(seed, INIT))
+        opt_state = {name: each.tx.init(owned(params, each)) for name, each in players.items()}
+        ema = jax.tree.map(jnp.copy, params) if ema_decay else {}
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, stats, ema)
+
+    return state_of
