@@ -28,6 +28,7 @@ from vaejax.data.cache import cache_folder
 from vaejax.models.convolutions import best_lowering
 from vaejax.models.layers import Layers
 from vaejax.progress import ProgressReport
+from vaejax.training.validation import over_split
 from vaejax.types import Array
 
 _BATCH, _EPOCHS, _FEWEST_STEPS, _RATE = 100, 4, 1_500, 2e-3
@@ -146,13 +147,8 @@ def _trained(model: Classifier, dataset: Dataset, classes: np.ndarray, quiet: bo
 
 
 def _features(program: Callable[..., Array], variables: Any, x: np.ndarray) -> np.ndarray:
-    """In blocks of one size, so that it compiles once."""
-    parts = []
-    for first in range(0, len(x), _AT_ONCE):
-        block = np.asarray(x[first : first + _AT_ONCE], np.float32)
-        filled = np.resize(block, (_AT_ONCE, *block.shape[1:]))
-        parts.append(np.asarray(program(variables, filled))[: len(block)])
-    return np.concatenate(parts)
+    x = np.asarray(x, np.float32)
+    return over_split(lambda block, _: program(variables, block), x, _AT_ONCE)
 
 
 def _accuracy(model: Classifier, params: Any, dataset: Dataset, classes: np.ndarray) -> float:

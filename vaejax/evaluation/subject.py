@@ -18,7 +18,7 @@ from vaejax.evaluation.latent import Codes, make_codes
 from vaejax.evaluation.pockets import Aggregate, Draws, draws_of_both, lowest
 from vaejax.models.vae import VAE
 from vaejax.training.state import METRIC, observed, stream_key
-from vaejax.training.validation import even_size, num_at_once
+from vaejax.training.validation import num_at_once, over_split
 from vaejax.types import Array
 
 
@@ -138,15 +138,14 @@ class Subject:
     def _decoded_features(self, z: np.ndarray) -> np.ndarray:
         """Images as a file would hold them, in [0, 1] and 256 levels; points as they are."""
         most = num_at_once(self.model, self.variables, self.dataset.x_shape, ("decoder",))
-        size = even_size(len(z), most)
         decode = jax.jit(nn.apply(VAE.decode, self.model))
-        parts = []
-        for first in range(0, len(z), size):
-            block = z[first : first + size]
-            filled = np.resize(block, (size, *block.shape[1:]))
-            x = np.asarray(decode(self.variables, filled))[: len(block)]
-            parts.append(self.features.features_of(self._stored(x)))
-        return np.concatenate(parts)
+
+        def decoded(block: np.ndarray, _: Any) -> np.ndarray:
+            return self.features.features_of(
+                self._stored(np.asarray(decode(self.variables, block)))
+            )
+
+        return over_split(decoded, z, most)
 
     def _features_of_split(self, split: str) -> np.ndarray:
         rows: Any = self.dataset.splits[split]
