@@ -13,10 +13,11 @@ import vaejax
 from vaejax.config import load_config
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.evaluation import features, subject
+from vaejax.evaluation.comparison import Counts
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.evaluation.features import classifier_features
 from vaejax.evaluation.metrics import METRICS, metrics_of
-from vaejax.evaluation.subject import Counts, Subject
+from vaejax.evaluation.subject import Subject
 from vaejax.models.vae import make_model
 from vaejax.training.state import initial_state
 

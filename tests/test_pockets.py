@@ -65,34 +65,41 @@ def test_the_lowest_are_in_order_and_at_least_one():
         lowest(np.array([0.0, np.nan]), 0.5)
 
 
-def test_leakage_at_all_thresholds_is_that_of_each_and_of_its_definition(leaking):
-    log_q, log_base = leaking
-    found = leakage(log_q, log_base, THRESHOLDS)
-    for k, threshold in enumerate(THRESHOLDS):
+def test_leakage_is_that_of_its_definition_and_the_more_leaks_the_higher_the_threshold(leaking):
+    fractions = []
+    for threshold in THRESHOLDS:
+        found = leakage(*leaking, threshold)
         score = np.array([q - p if p < threshold else 0.0 for q, p in zip(*leaking, strict=True)])
-        alone = leakage(log_q, log_base, [threshold])
-        np.testing.assert_allclose([part[k] for part in found], np.ravel(alone))
-        np.testing.assert_allclose(found.unconditional[k], score.mean())
-    np.testing.assert_allclose(found.unconditional, found.conditional * found.fraction)
-    assert (np.diff(found.fraction) >= 0).all()
-    assert found.fraction[-1] == 1
-    assert list(leakage(log_q, log_base, [-1e9])) == [[0], [0], [0]]
+        np.testing.assert_allclose(found.unconditional, score)
+        fractions.append(found.leaks.mean())
+        if found.leaks.any():
+            product = found.conditional.mean() * found.leaks.mean()
+            np.testing.assert_allclose(found.unconditional.mean(), product)
+    assert (np.diff(fractions) >= 0).all()
+    assert fractions[-1] == 1
+    none = leakage(*leaking, -1e9)
+    assert not none.unconditional.any()
+    assert not none.leaks.any()
+    assert not len(none.conditional)
 
 
 def test_where_q_is_the_prior_what_leaks_is_what_the_quantile_says_and_scores_nothing():
     z = np.random.default_rng(0).normal(size=(20_000, 3))
     levels = [0.01, 0.1, 0.5]
-    found = leakage(normal(z), normal(z), base_quantiles(levels, 3))
-    np.testing.assert_allclose(found.fraction, levels, atol=3 * 0.5 / np.sqrt(len(z)))
-    assert not np.any(found.unconditional)
+    for level, threshold in zip(levels, base_quantiles(levels, 3), strict=True):
+        found = leakage(normal(z), normal(z), threshold)
+        assert found.leaks.mean() == pytest.approx(level, abs=3 * 0.5 / np.sqrt(len(z)))
+        assert not np.any(found.unconditional)
 
 
 def test_leakage_with_the_log_determinant_does_not_depend_on_the_space(leaking):
     # z0 = 3 z: q in representation space is 9 times as dense as its image.
     log_q, log_base = leaking
-    stretched = leakage(log_q + 2 * np.log(3), log_base, THRESHOLDS, np.full(2_000, 2 * np.log(3)))
-    for one, other in zip(leakage(log_q, log_base, THRESHOLDS), stretched, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-9)
+    volume = np.full(2_000, 2 * np.log(3))
+    for threshold in THRESHOLDS:
+        stretched = leakage(log_q + volume, log_base, threshold, volume)
+        for one, other in zip(leakage(log_q, log_base, threshold), stretched, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-9)
 
 
 def test_quantiles_of_two_dimensions_have_a_closed_form():
@@ -135,4 +142,4 @@ def test_repeated_draws_count_once_and_shared_ones_are_refused():
 
 def test_scores_that_do_not_fit_are_refused():
     with one_line(r"shapes \(\(3,\), \(2,\), \(3,\)\)"):
-        leakage(np.zeros(3), np.zeros(2), THRESHOLDS)
+        leakage(np.zeros(3), np.zeros(2), 0.0)

@@ -19,6 +19,13 @@ def evaluation_flags(command: argparse.ArgumentParser) -> None:
         help="draws per example of the importance-weighted bound (default: 1000; 0: none)",
     )
     command.add_argument(
+        "--importance-examples",
+        type=int,
+        default=500,
+        metavar="N",
+        help="examples that the bound is taken of, at most (default: 500)",
+    )
+    command.add_argument(
         "--metrics",
         nargs="+",
         default=[],
@@ -32,16 +39,26 @@ def evaluation_flags(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images of each set that these metrics compare (default: 20000)",
     )
+    command.add_argument(
+        "--thresholds",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="T",
+        help="of leakage, log p0 in nats (default: where the prior has 0.1, 1, 10 %% of its mass)",
+    )
 
 
 def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The same as keywords of `evaluate`.  Raises ValueError."""
+    from vaejax.evaluation.comparison import Counts
     from vaejax.evaluation.metrics import METRICS
-    from vaejax.evaluation.subject import Counts
 
     return {
         "split": arguments.split,
         "importance_samples": arguments.importance_samples,
+        "importance_examples": arguments.importance_examples,
+        "thresholds": arguments.thresholds,
         "metrics": list(METRICS) if arguments.metrics == ["all"] else arguments.metrics,
         "counts": Counts() if arguments.samples is None else Counts(images=arguments.samples),
     }

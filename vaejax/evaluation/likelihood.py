@@ -39,6 +39,7 @@ def importance_weighted_bound(
     num_samples: int,
     transform: Transform,
     seed: int,
+    indices: np.ndarray | None = None,
     batch_size: int | None = None,
     chunk: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
@@ -46,7 +47,8 @@ def importance_weighted_bound(
     """log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x) with z_s ~ q(z|x) (arXiv 1509.00519, eq. 8).
 
     rows: (N, *X) raw -> (N,) nats, a lower bound on log p(x) in expectation that tightens with
-    S = `num_samples`.  `batch_size` examples times at most `chunk` samples are decoded at once;
+    S = `num_samples`.  indices: (N,) those of the rows in their data set, else 0 to N - 1.
+    `batch_size` examples times at most `chunk` samples are decoded at once;
     they bound the memory, are chosen for speed unless given, and change nothing else, since a draw
     depends on (seed, example, sample) alone.  Raises ValueError without samples.
     """
@@ -55,6 +57,7 @@ def importance_weighted_bound(
     at_once = num_at_once(model, variables, rows.shape[1:], ("decoder",))
     most = min(at_once, max(_EXAMPLES, at_once // num_samples))
     batch_size = min(batch_size or even_size(len(rows), most), len(rows))
+    numbers = np.arange(len(rows)) if indices is None else np.asarray(indices)
     chunk = even_size(num_samples, chunk or at_once // batch_size)
 
     @jax.jit
@@ -72,7 +75,7 @@ def importance_weighted_bound(
     over_chunks = _over_chunks(with_chunk, np.arange(0, num_samples, chunk))
 
     def sums_of(rows: np.ndarray, indices: np.ndarray) -> LogSum:
-        return over_chunks(variables, encoded(variables, rows, indices))
+        return over_chunks(variables, encoded(variables, rows, numbers[indices]))
 
     pieces = []
     for sums, done in in_blocks(sums_of, rows, batch_size):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import chi2
 
 from vaejax.config import unknown
+from vaejax.evaluation.aggregate import aggregate_log_density
+from vaejax.evaluation.control import Control
 from vaejax.evaluation.pockets import base_quantiles, leakage, nearest_neighbor_kl
 from vaejax.evaluation.samples import (
     FEWEST,
     frechet_distance,
+    frechet_error,
     kernel_distances,
     moments,
     precision_and_recall,
@@ -19,6 +25,7 @@ from vaejax.evaluation.samples import (
 from vaejax.evaluation.subject import Subject
 
 Row = dict[str, Any]  # value, standard_error, unit, protocol
+Compared = Subject | Control
 
 _LEVELS = (0.001, 0.01, 0.1)  # of the prior's own mass beyond a threshold of leakage
 _ACTIVE = 0.01  # variance of a dimension's mean from which on it is active
@@ -44,13 +51,27 @@ def mean_row(values: np.ndarray, protocol: str, unit: str = "nats") -> Row:
     return row(values.mean(), protocol, error=error, unit=unit)
 
 
-def metrics_of(subject: Subject, names: Sequence[str]) -> dict[str, Row]:
-    """The rows of all metrics in `names`.  Raises ValueError for one that is unknown."""
+def metrics_of(
+    subject: Subject, names: Sequence[str], seconds: dict[str, float] | None = None
+) -> dict[str, Row]:
+    """The rows of all metrics in `names`.  Raises ValueError for one that is unknown.
+
+    `seconds` is filled with the time of each; what several need is in that of the first.
+    """
     check_metrics(names)
     found: dict[str, Row] = {}
     for name in dict.fromkeys(names):
-        found |= METRICS[name](subject)
+        with timed({} if seconds is None else seconds, name):
+            found |= METRICS[name](subject)
     return found
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note in `seconds` what passes within."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -81,16 +102,23 @@ def symmetric_kl(subject: Subject) -> dict[str, Row]:
 
 
 def information(subject: Subject) -> dict[str, Row]:
-    """E KL(q(z|x) || p) as mutual information and KL(q || p), and the dimensions in use."""
+    """What E KL(q(z|x) || p) is made of (arXiv 1802.04942, eq. 2), and the dimensions in use."""
     codes, aggregate = subject.reference, subject.aggregate
     where = f"{_aggregate(subject)}; one draw for each"
     standard = (codes.z - codes.mean) / codes.scale
     log_own = -(0.5 * (standard**2 + np.log(2 * np.pi)) + np.log(codes.scale)).sum(axis=1)
     log_q = np.asarray(aggregate.log_prob(codes.z), np.float64)
     active = int((codes.mean.var(axis=0, ddof=1) > _ACTIVE).sum())
+    marginal = [
+        aggregate_log_density(*(part[:, d : d + 1] for part in (codes.z, *aggregate)))
+        for d in range(codes.z.shape[1])
+    ]
+    log_product = np.sum(marginal, axis=0, dtype=np.float64)
     limit = f"at most log {len(codes.z)} = {np.log(len(codes.z)):.2f}"
     return {
         "mutual_information": mean_row(log_own - log_q, f"{where}; {limit}"),
+        "total_correlation": mean_row(log_q - log_product, where),
+        "dimension_kl": mean_row(log_product - subject.log_prior(codes.z), where),
         "active_units": row(
             active,
             f"variance of the mean of q(z|x) > {_ACTIVE}; {_aggregate(subject)}",
@@ -100,57 +128,65 @@ def information(subject: Subject) -> dict[str, Row]:
 
 
 def leaks(subject: Subject) -> dict[str, Row]:
-    """The leakage score at thresholds that are quantiles of the prior's own density."""
+    """The leakage score at the subject's thresholds, else at quantiles of the prior's density."""
     _, q = subject.draws
-    thresholds = base_quantiles(_LEVELS, q.z.shape[1])
+    at = {f"log p0 < {threshold:g}": threshold for threshold in subject.thresholds}
+    if not at:
+        thresholds = base_quantiles(_LEVELS, q.z.shape[1])
+        at = {f"{level:g}": value for level, value in zip(_LEVELS, thresholds, strict=True)}
     found = {}
-    for suffix, log_det in (("", None), ("_with_log_det", q.log_det)):
-        scores = leakage(q.log_q, q.log_base, thresholds, log_det)
-        for k, (level, threshold) in enumerate(zip(_LEVELS, thresholds, strict=True)):
-            where = f"{_aggregate(subject)}; {len(q.z)} draws of it; log p0 < {threshold:.3f}, "
-            where += f"where the prior has {level:g} of its mass"
-            at = f"[{level:g}]"
-            found[f"leakage{suffix}{at}"] = row(scores.unconditional[k], where)
-            found[f"leakage_conditional{suffix}{at}"] = row(scores.conditional[k], where)
-            found[f"leak_fraction{at}"] = row(scores.fraction[k], where, unit="of q(z)")
+    for name, threshold in at.items():
+        beyond = chi2.sf(-2 * threshold - q.z.shape[1] * np.log(2 * np.pi), q.z.shape[1])
+        where = f"{_aggregate(subject)}; {len(q.z)} draws of it; log p0 < {threshold:.3f}, "
+        where += f"where the prior has {beyond:.3g} of its mass"
+        for suffix, log_det in (("", None), ("_with_log_det", q.log_det)):
+            scores = leakage(q.log_q, q.log_base, threshold, log_det)
+            found[f"leakage{suffix}[{name}]"] = mean_row(scores.unconditional, where)
+            found[f"leakage_conditional{suffix}[{name}]"] = (
+                mean_row(scores.conditional, where) if scores.leaks.any() else row(0.0, where)
+            )
+            found[f"leak_fraction[{name}]"] = mean_row(scores.leaks, where, unit="of q(z)")
     return found
 
 
-def frechet(subject: Subject) -> dict[str, Row]:
+def frechet(subject: Compared) -> dict[str, Row]:
     """Frechet distances of all sets of samples to training data."""
-    real, found = moments(subject.real), {}
+    compared, found = subject.comparison, {}
+    real = moments(compared.real)
     # A covariance of few dimensions needs fewer; and who asks for fewer gets them.
-    fewest = min(FEWEST, 100 * len(real.mean), subject.counts.images)
+    fewest = min(FEWEST, 100 * len(real.mean), compared.counts.images)
     for name, features in subject.samples.items():
         value = frechet_distance(real, moments(features), fewest)
-        where = _compared(subject, name, len(features), len(subject.real))
-        found[f"frechet[{subject.features.name}, {name}]"] = row(value, where, unit="squared")
+        error = frechet_error(real, features)
+        where = _compared(subject, name, len(features), len(compared.real))
+        label = f"frechet[{compared.features.name}, {name}]"
+        found[label] = row(value, where, error=error, unit="squared")
     return found
 
 
-def kernel_distance(subject: Subject) -> dict[str, Row]:
+def kernel_distance(subject: Compared) -> dict[str, Row]:
     """Unbiased squared MMD of all sets of samples to training data."""
-    found = {}
+    compared, found = subject.comparison, {}
     for name, features in subject.samples.items():
-        values = kernel_distances(subject.real, features)
-        size = min(1_000, len(subject.real), len(features))
+        values = kernel_distances(compared.real, features)
+        size = min(1_000, len(compared.real), len(features))
         where = f"{len(values)} disjoint blocks of {size}; "
-        where += _compared(subject, name, len(features), len(subject.real))
-        label = f"kernel_distance[{subject.features.name}, {name}]"
+        where += _compared(subject, name, len(features), len(compared.real))
+        label = f"kernel_distance[{compared.features.name}, {name}]"
         found[label] = mean_row(values, where, unit="squared MMD")
     return found
 
 
-def precision_recall(subject: Subject) -> dict[str, Row]:
+def precision_recall(subject: Compared) -> dict[str, Row]:
     """How many samples lie in the support of the data, and the reverse."""
-    found, most = {}, subject.counts.pairs
-    real = subject.real[:most]
+    compared, found, most = subject.comparison, {}, subject.comparison.counts.pairs
+    real = compared.real[:most]
     for name, features in subject.samples.items():
         both = precision_and_recall(real, features[:most])
         for what, inside in zip(("precision", "recall"), both, strict=True):
             where = "balls to the third neighbor; "
             where += _compared(subject, name, min(most, len(features)), len(real))
-            label = f"{what}[{subject.features.name}, {name}]"
+            label = f"{what}[{compared.features.name}, {name}]"
             found[label] = mean_row(inside, where, unit="fraction")
     return found
 
@@ -166,8 +202,8 @@ def _aggregate(subject: Subject) -> str:
     return f"q(z) of {len(subject.reference.mean)} training examples, seed {subject.seed}"
 
 
-def _compared(subject: Subject, name: str, count: int, num_real: int) -> str:
-    features = subject.features
+def _compared(subject: Compared, name: str, count: int, num_real: int) -> str:
+    features = subject.comparison.features
     what = f"{name}: {count}, against {num_real} of the train split; features: {features.name}"
     return f"{what} {features.sha256[:12]}".rstrip() + f"; seed {subject.seed}"
 

@@ -93,17 +93,17 @@ def lowest(scores: np.ndarray, fraction: float) -> np.ndarray:
 
 
 class Leakage(NamedTuple):
-    """The leakage score at every threshold (T,); lower is better."""
+    """The leakage score at one threshold; lower is better.  All are means of what is here."""
 
-    unconditional: np.ndarray  # mean of [log q - log p] 1{log p0 < threshold}
-    conditional: np.ndarray  # mean of log q - log p where log p0 < threshold; 0 if nowhere
-    fraction: np.ndarray  # of q(z) where log p0 < threshold
+    unconditional: np.ndarray  # (N,) [log q - log p] 1{log p0 < threshold}
+    conditional: np.ndarray  # (M,) log q - log p of those with log p0 < threshold
+    leaks: np.ndarray  # (N,) bool: log p0 < threshold
 
 
 def leakage(
     log_q: np.ndarray,
     log_base: np.ndarray,
-    thresholds: Sequence[float] | np.ndarray,
+    threshold: float,
     log_det: np.ndarray | None = None,
 ) -> Leakage:
     """Mass of q(z) where the prior has next to none (arXiv 1911.10506, eq. 6).
@@ -118,9 +118,8 @@ def leakage(
         shapes = log_q.shape, log_base.shape, volume.shape
         raise ValueError(f"log q, log p0 and log det have shapes {shapes}; all must be (N,)")
     score = log_q - log_base - volume
-    inside = log_base < np.asarray(thresholds, np.float64)[:, None]  # (T, N)
-    counts, sums = inside.sum(axis=1), np.where(inside, score, 0.0).sum(axis=1)
-    return Leakage(sums / len(score), sums / np.maximum(counts, 1), counts / len(score))
+    leaks = log_base < threshold
+    return Leakage(np.where(leaks, score, 0.0), score[leaks], leaks)
 
 
 def base_quantiles(levels: Sequence[float], dim: int) -> np.ndarray:

@@ -49,6 +49,18 @@ def frechet_distance(one: Moments, other: Moments, fewest: int = FEWEST) -> floa
     return float(((one.mean - other.mean) ** 2).sum() + traces - 2 * cross)
 
 
+def frechet_error(real: Moments, features: np.ndarray, groups: int = 10) -> float:
+    """Standard error of a Frechet distance for another draw of the samples, by the jackknife.
+
+    features: (N, F), of which every tenth is left out in turn; those of the data stay.
+    """
+    distances = []
+    for k in range(groups):
+        rest = np.delete(features, np.s_[k::groups], axis=0)
+        distances.append(frechet_distance(real, moments(rest), fewest=0))
+    return float(np.sqrt(groups - 1) * np.std(distances))
+
+
 def _square_root(matrix: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

@@ -13,29 +13,13 @@ from flax import linen as nn
 
 from vaejax.data.arrays import Dataset
 from vaejax.data.transforms import Transform
-from vaejax.evaluation.features import FeatureMap, classifier_features
+from vaejax.evaluation.comparison import Comparison, Counts, some
 from vaejax.evaluation.latent import Codes, make_codes
 from vaejax.evaluation.pockets import Aggregate, Draws, draws_of_both, lowest
 from vaejax.models.vae import VAE
-from vaejax.training.state import METRIC, observed, stream_key
+from vaejax.training.state import METRIC, stream_key
 from vaejax.training.validation import num_at_once, over_split
 from vaejax.types import Array
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How much of everything a protocol takes; 20,000 images are those of arXiv 1911.10506."""
-
-    reference: int = 10_000  # training examples whose q(z|x) make the aggregate posterior
-    latent: int = 5_000  # draws of the prior, and of the aggregate posterior
-    images: int = 20_000  # of every set that is compared with data; fewer than 2,048 if so asked
-    pairs: int = 5_000  # of every set, where all distances between two sets are taken
-    low_fraction: float = 0.2  # of prior draws that are low-posterior samples
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value <= 0:
-                raise ValueError(f"{name} is {value}; it must be positive")
 
 
 @dataclass
@@ -50,6 +34,7 @@ class Subject:
     split: str = "test"
     counts: Counts = field(default_factory=Counts)
     quiet: bool = True
+    thresholds: tuple[float, ...] = ()  # of leakage, in nats of log p0; none: quantiles of it
 
     def key(self, purpose: int) -> Array:
         """Every draw of every metric has its purpose."""
@@ -61,7 +46,7 @@ class Subject:
         if not self.model.posterior.has_density:
             raise ValueError("this metric needs q(z|x) to have a density; the posterior has none")
         rows = self.dataset.splits["train"]
-        codes = self._codes(self.variables, rows[_some(len(rows), self.counts.reference)])
+        codes = self._codes(self.variables, rows[some(len(rows), self.counts.reference)])
         if codes.scale is None:
             raise ValueError("this metric needs q(z|x) to be Gaussian; the posterior is not")
         return codes
@@ -80,6 +65,11 @@ class Subject:
         """q(z)."""
         return Aggregate(self.reference.mean, self.reference.scale)
 
+    def log_prior(self, z: np.ndarray) -> np.ndarray:
+        """log p(z).  (N, D) -> (N,) nats."""
+        log_prob = jax.jit(nn.apply(lambda vae, z: vae.prior.log_prob(z), self.model))
+        return np.asarray(log_prob(self.variables, z), np.float64)
+
     @functools.cached_property
     def draws(self) -> tuple[Draws, Draws]:
         """Of the prior and of the aggregate posterior."""
@@ -87,16 +77,9 @@ class Subject:
         return draws_of_both(*given, self.key(0), self.counts.latent)
 
     @functools.cached_property
-    def features(self) -> FeatureMap:
-        """In which images are compared; points are compared as they are."""
-        if len(self.dataset.x_shape) == 1:
-            return FeatureMap("identity", "", {}, lambda x: x)
-        return classifier_features(self.dataset, quiet=self.quiet)
-
-    @functools.cached_property
-    def real(self) -> np.ndarray:
-        """Features of as many training examples as there are samples.  -> (N, F)."""
-        return self._features_of_split("train")
+    def comparison(self) -> Comparison:
+        """With training data."""
+        return Comparison(self.dataset, self.transform, self.split, self.counts, self.quiet)
 
     @functools.cached_property
     def samples(self) -> dict[str, np.ndarray]:
@@ -111,7 +94,7 @@ class Subject:
             "interpolations": self._midpoints(),
         }
         found = {name: self._decoded_features(z) for name, z in latents.items()}
-        return {**found, "floor": self._features_of_split(self.split)}
+        return {**found, "floor": self.comparison.floor}
 
     def _prior(self, count: int, purpose: int) -> np.ndarray:
         def of_prior(vae: VAE, key: Array) -> Array:
@@ -122,7 +105,8 @@ class Subject:
     def _low_posterior(self) -> np.ndarray:
         candidates = self._prior(round(self.counts.images / self.counts.low_fraction), 2)
         log_q = np.asarray(self.aggregate.log_prob(candidates))
-        return candidates[lowest(log_q, self.counts.low_fraction)]
+        # In the order they were drawn: sorted by density, their blocks would be unlike each other.
+        return candidates[np.sort(lowest(log_q, self.counts.low_fraction))]
 
     def _midpoints(self) -> np.ndarray:
         """Half-way between pairs of held-out examples, in generation space."""
@@ -136,34 +120,10 @@ class Subject:
         return np.asarray(between)[: self.counts.images]
 
     def _decoded_features(self, z: np.ndarray) -> np.ndarray:
-        """Images as a file would hold them, in [0, 1] and 256 levels; points as they are."""
         most = num_at_once(self.model, self.variables, self.dataset.x_shape, ("decoder",))
         decode = jax.jit(nn.apply(VAE.decode, self.model))
 
         def decoded(block: np.ndarray, _: Any) -> np.ndarray:
-            return self.features.features_of(
-                self._stored(np.asarray(decode(self.variables, block)))
-            )
+            return self.comparison.features_of(np.asarray(decode(self.variables, block)))
 
         return over_split(decoded, z, most)
-
-    def _features_of_split(self, split: str) -> np.ndarray:
-        rows: Any = self.dataset.splits[split]
-        chosen = _some(len(rows), self.counts.images)
-        parts = []
-        for first in range(0, len(chosen), 1_000):
-            index = chosen[first : first + 1_000]
-            x = np.asarray(observed(self.transform, rows[index], index))
-            parts.append(self.features.features_of(self._stored(x)))
-        return np.concatenate(parts)
-
-    def _stored(self, x: np.ndarray) -> np.ndarray:
-        if len(self.dataset.x_shape) == 1:
-            return x
-        return np.round(np.clip(x, 0, 1) * 255) / 255
-
-
-def _some(count: int, most: int) -> np.ndarray:
-    """`most` of `count` positions, the same ones always, in order.  -> (min(most, count),)."""
-    order = np.random.Generator(np.random.Philox(0)).permutation(count)
-    return np.sort(order[:most])

@@ -1,0 +1,89 @@
+"""Training data beside sets of samples, in the features of one map, whoever made the samples."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vaejax.data.arrays import Dataset
+from vaejax.data.transforms import Transform
+from vaejax.evaluation.features import FeatureMap, classifier_features
+from vaejax.training.state import observed
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much of everything a protocol takes; 20,000 images are those of arXiv 1911.10506."""
+
+    reference: int = 10_000  # training examples whose q(z|x) make the aggregate posterior
+    latent: int = 5_000  # draws of the prior, and of the aggregate posterior
+    images: int = 20_000  # of every set that is compared with data; fewer than 2,048 if so asked
+    pairs: int = 5_000  # of every set, where all distances between two sets are taken
+    low_fraction: float = 0.2  # of prior draws that are low-posterior samples
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
+
+
+@dataclass
+class Comparison:
+    """The side of the data, computed once: the same for every model that is compared."""
+
+    dataset: Dataset
+    transform: Transform
+    split: str = "test"
+    counts: Counts = field(default_factory=Counts)
+    quiet: bool = True
+
+    @functools.cached_property
+    def features(self) -> FeatureMap:
+        """In which images are compared; points are compared as they are."""
+        if len(self.dataset.x_shape) == 1:
+            return FeatureMap("identity", "", {}, lambda x: x)
+        return classifier_features(self.dataset, quiet=self.quiet)
+
+    @functools.cached_property
+    def real(self) -> np.ndarray:
+        """Features of as many training examples as there are samples.  -> (N, F)."""
+        return self._of_split("train")
+
+    @functools.cached_property
+    def floor(self) -> np.ndarray:
+        """Features of the held-out data; no model is expected to be nearer.  -> (N, F)."""
+        return self._of_split(self.split)
+
+    def features_of(self, x: np.ndarray) -> np.ndarray:
+        """Of images as a file would hold them, in [0, 1] and 256 levels; of points as they are.
+
+        x: (N, *X) -> (N, F).
+        """
+        if len(self.dataset.x_shape) > 1:
+            x = np.round(np.clip(x, 0, 1) * 255) / 255
+        return self.features.features_of(x)
+
+    def data(self, split: str, most: int) -> np.ndarray:
+        """x of at most `most` examples, the same ones always.  -> (N, *X)."""
+        rows: Any = self.dataset.splits[split]
+        index = some(len(rows), most)
+        return np.asarray(observed(self.transform, rows[index], index))
+
+    def _of_split(self, split: str) -> np.ndarray:
+        rows: Any = self.dataset.splits[split]
+        chosen = some(len(rows), self.counts.images)
+        parts = []
+        for first in range(0, len(chosen), 1_000):
+            index = chosen[first : first + 1_000]
+            x = np.asarray(observed(self.transform, rows[index], index))
+            parts.append(self.features_of(x))
+        return np.concatenate(parts)
+
+
+def some(count: int, most: int) -> np.ndarray:
+    """`most` of `count` positions, the same ones always, in order.  -> (min(most, count),)."""
+    order = np.random.Generator(np.random.Philox(0)).permutation(count)
+    return np.sort(order[:most])
