@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "vaejax").rglob("*.py"))
 ROOMS = ("types", "probability", "progress", "parallel", "config", "data", "compilation")
-ROOMS += ("models", "objectives", "training", "expost", "evaluation", "reporting", "benchmark")
-ROOMS += ("cli_data", "cli_bench", "cli_evaluate", "cli", "__main__")
+ROOMS += ("models", "objectives", "training", "expost", "evaluation", "reporting", "tables")
+ROOMS += ("benchmark", "cli_data", "cli_bench", "cli_evaluate", "cli_table", "cli", "__main__")
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
 NOT_AT_IMPORT = {"tensorflow", "tensorflow_datasets", "tensorboardX", "sklearn"}

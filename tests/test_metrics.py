@@ -96,8 +96,8 @@ def test_data_are_nearest_to_data_and_low_posterior_samples_are_where_few_codes_
     found = values(metrics_of(one, ("frechet", "kernel_distance", "precision_recall")))
     for name in ("random", "low_posterior", "reconstructions", "interpolations"):
         for metric in ("frechet", "kernel_distance"):
-            assert found[f"{metric}[identity, floor]"] < found[f"{metric}[identity, {name}]"]
-        assert found["precision[identity, floor]"] > found[f"precision[identity, {name}]"]
+            assert found[f"{metric}[fourier, floor]"] < found[f"{metric}[fourier, {name}]"]
+        assert found["precision[fourier, floor]"] > found[f"precision[fourier, {name}]"]
     low, random = (one.aggregate.log_prob(z) for z in (one._low_posterior(), one.draws[0].z))
     assert np.max(low) < np.median(random)
 
@@ -108,7 +108,7 @@ def test_evaluate_writes_what_is_asked_for_with_its_protocol(tmp_path):
     result = evaluate(tmp_path, importance_samples=0, metrics=["leakage", "frechet"], counts=SMALL)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == result
     assert {name: result["metrics"][name] for name in plain["metrics"]} == plain["metrics"]
-    assert "300 of the train split" in result["metrics"]["frechet[identity, floor]"]["protocol"]
+    assert "300 of the train split" in result["metrics"]["frechet[fourier, floor]"]["protocol"]
     before = (tmp_path / "evaluation.json").read_bytes()
     for named, counts, said in [
         (["freche"], SMALL, "unknown metric 'freche'.*'frechet'"),
@@ -126,7 +126,7 @@ def test_few_samples_have_no_frechet_distance_unless_asked_for():
     with one_line("150 samples; at least 200, unless asked"):
         metrics_of(subject_of(Counts(reference=300), **few), ["frechet"])
     found = metrics_of(subject_of(Counts(reference=300, images=150), **few), ["frechet"])
-    assert found["frechet[identity, floor]"]["value"] >= 0
+    assert found["frechet[fourier, floor]"]["value"] >= 0
 
 
 def test_a_posterior_without_a_density_has_no_latent_metric():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,11 @@ def _nearest_file(file: Path) -> str:
     return nearest(str(file), map(str, folder.iterdir())) if folder.is_dir() else ""
 
 
-def overridden(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+def overridden(
+    config: ConfigDict,
+    arguments: Sequence[str],
+    check: Callable[[ConfigDict], None] = validate,
+) -> ConfigDict:
     """`config` with flags like --config.prior=decoupled applied, validated and locked.
 
     Raises ValueError for an unknown key, or a value of the wrong type.
@@ -70,7 +74,7 @@ def overridden(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         flag_values(argv)
     except (flags.Error, TypeError) as error:
         raise ValueError(str(error)) from error
-    validate(config)
+    check(config)
     return config.lock()
 
 

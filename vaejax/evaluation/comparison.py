@@ -10,7 +10,7 @@ import numpy as np
 
 from vaejax.data.arrays import Dataset
 from vaejax.data.transforms import Transform
-from vaejax.evaluation.features import FeatureMap, classifier_features
+from vaejax.evaluation.features import FeatureMap, classifier_features, fourier_features
 from vaejax.training.state import observed
 
 
@@ -42,9 +42,9 @@ class Comparison:
 
     @functools.cached_property
     def features(self) -> FeatureMap:
-        """In which images are compared; points are compared as they are."""
+        """In which images are compared, or points."""
         if len(self.dataset.x_shape) == 1:
-            return FeatureMap("identity", "", {}, lambda x: x)
+            return fourier_features(self.dataset)
         return classifier_features(self.dataset, quiet=self.quiet)
 
     @functools.cached_property

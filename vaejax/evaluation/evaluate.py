@@ -78,6 +78,14 @@ def evaluate(
         "num_examples": len(dataset.splits[split]),
         "data": {"name": dataset.name, "sha256": dataset.sha256, "note": dataset.note},
         "seed": config.seed,
+        "protocol": {
+            "split": split,
+            "importance_samples": importance_samples,
+            "importance_examples": importance_examples,
+            "metrics": list(metrics),
+            "counts": vars(subject.counts),
+            "thresholds": list(thresholds),
+        },
         **_provenance(config),
         "metrics": found | named,
     }

@@ -1,7 +1,9 @@
 """Feature maps, in which samples are compared with data.
 
 "classifier" is trained on the labels of the training split once, kept beside the cached data, and
-the same for every model that is compared.  A distance in its features is not an FID.
+the same for every model that is compared.  A distance in its features is not an FID.  "fourier",
+for points, is waves in fixed directions: mean and covariance of the points themselves would not
+tell two moons from one Gaussian.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from vaejax.types import Array
 
 _BATCH, _EPOCHS, _FEWEST_STEPS, _RATE = 100, 4, 1_500, 2e-3
 _STEPS_AT_ONCE, _AT_ONCE = 20, 250
+_WAVELENGTHS = (4.0, 2.0, 1.0, 0.5)  # in standard deviations of the data
 _FORMAT = 1  # of the file, and of everything that decides what is in it
 
 
@@ -68,6 +71,28 @@ class Classifier(nn.Module):
         for convolution in self.convolutions:
             x = nn.relu(convolution(x))
         return nn.relu(self.hidden(self.layers.flat(x)))
+
+
+def fourier_features(dataset: Dataset) -> FeatureMap:
+    """Cosines and sines along random orthogonal directions, D for every wavelength (8 D features).
+
+    Raises ValueError for data that are no points (D,).
+    """
+    if len(dataset.x_shape) != 1:
+        raise ValueError(f"{dataset.name} has data of shape {dataset.x_shape}; points are (D,)")
+    generator, dim = np.random.Generator(np.random.Philox(0)), dataset.x_shape[0]
+    spread = (np.asarray(dataset.splits["train"], np.float64) / dataset.scale).std()
+    rotations = [np.linalg.qr(generator.normal(size=(dim, dim)))[0] for _ in _WAVELENGTHS]
+    pairs = zip(rotations, _WAVELENGTHS, strict=True)
+    waves = np.concatenate([2 * np.pi * each / (length * spread) for each, length in pairs], axis=1)
+
+    def features_of(x: np.ndarray) -> np.ndarray:
+        phase = np.asarray(x, np.float64) @ waves
+        return np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
+
+    return FeatureMap(
+        "fourier", _hash({"waves": waves}), {"wavelengths": _WAVELENGTHS}, features_of
+    )
 
 
 def classifier_features(dataset: Dataset, *, quiet: bool = True) -> FeatureMap:

@@ -208,11 +208,15 @@ def _compared(subject: Compared, name: str, count: int, num_real: int) -> str:
     return f"{what} {features.sha256[:12]}".rstrip() + f"; seed {subject.seed}"
 
 
+# Of samples alone, whoever made them.
+OF_SAMPLES: dict[str, Callable[[Compared], dict[str, Row]]] = {
+    "frechet": frechet,
+    "kernel_distance": kernel_distance,
+    "precision_recall": precision_recall,
+}
 METRICS: dict[str, Callable[[Subject], dict[str, Row]]] = {
     "symmetric_kl": symmetric_kl,
     "information": information,
     "leakage": leaks,
-    "frechet": frechet,
-    "kernel_distance": kernel_distance,
-    "precision_recall": precision_recall,
+    **OF_SAMPLES,
 }

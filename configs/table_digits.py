@@ -1,0 +1,15 @@
+"""Digits: six regularizers with two priors, three seeds.
+
+vaejax table --config configs/table_digits.py --workdir runs/table_digits
+"""
+
+from ml_collections import ConfigDict
+
+from vaejax.tables.plan import default_table
+
+
+def get_config() -> ConfigDict:
+    config = default_table()
+    config.title = "Handwritten digits"
+    config.datasets = (("digits", "digits.py"),)
+    return config

@@ -1,0 +1,134 @@
+"""The config of a table, and the runs that it asks for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from vaejax.config import load_config, nearest, overridden
+from vaejax.evaluation.metrics import METRICS, check_metrics
+
+# Rows of these are tuples of texts that begin with a name; all else is as in `default_table`.
+_ROWS = ("datasets", "methods", "priors", "columns", "differences")
+
+
+def default_table() -> ConfigDict:
+    """A table of all regularizers with both priors, without data sets yet."""
+    regularizers = ("none", "beta_h", "beta_b", "beta_tc", "factor", "info")
+    priors = ("standard_normal", "decoupled")
+    return ConfigDict(
+        {
+            "title": "",
+            # Name, a config file beside that of the table, and what is changed of it.
+            "datasets": (),
+            # Name, and what is changed of every data set's config.
+            "methods": tuple((name, f"regularizer={name}") for name in regularizers),
+            "priors": tuple((name, f"prior={name}") for name in priors),
+            "seeds": (0, 1, 2),
+            "split": "test",
+            "metrics": tuple(name for name in METRICS if name != "kernel_distance"),
+            "samples": 20_000,
+            "importance_samples": 1_000,
+            "importance_examples": 500,
+            "control": True,
+            # Label, and the name of a metric, in which * stands for the map of features.
+            "columns": (
+                ("FD", "frechet[*, random]"),
+                ("FD (LP)", "frechet[*, low_posterior]"),
+                ("FD (rec.)", "frechet[*, reconstructions]"),
+                ("precision (LP)", "precision[*, low_posterior]"),
+                ("sKL", "symmetric_kl"),
+                ("leakage", "leakage[0.01]"),
+                ("leakage (log det)", "leakage_with_log_det[0.01]"),
+                ("leaks", "leak_fraction[0.01]"),
+                ("NLL", "importance_weighted_nll"),
+                ("KL", "kl"),
+                ("active", "active_units"),
+            ),
+            "differences": (("LP gap", "FD (LP)", "FD"),),  # label, and two columns
+            # Columns, lower being better, in which every other prior is compared with the first.
+            "compared": ("FD", "FD (LP)", "LP gap", "sKL", "leakage", "leakage (log det)", "NLL"),
+        }
+    )
+
+
+class Cell(NamedTuple):
+    """All seeds of a method with a prior on a data set."""
+
+    dataset: str
+    method: str
+    prior: str
+    config: ConfigDict  # of a run, but for the seed
+    folder: Path  # whose folders seed=0, seed=1, ... are the runs
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}, {self.method}, {self.prior}"
+
+
+def load_table(path: str, arguments: Sequence[str] = ()) -> ConfigDict:
+    """The table config of a file, with flags like --config.seeds=(0,) applied.
+
+    Raises ValueError for an unknown key or name, or a value of the wrong type.
+    """
+    return overridden(load_config(path), arguments, validate_table)
+
+
+def validate_table(config: ConfigDict) -> None:
+    """Raise ValueError, in one line, for an unknown key or name, or a value of the wrong type."""
+    given, allowed = config.to_dict(), default_table().to_dict()
+    for key in given:
+        if key not in allowed:
+            raise ValueError(f"unknown key config.{key} of a table{nearest(key, allowed)}")
+    for key, default in allowed.items():
+        _check(f"config.{key}", given.get(key), default, has_rows=key in _ROWS)
+    for key in ("datasets", "methods", "priors", "columns", "seeds"):
+        if not config[key]:
+            raise ValueError(f"config.{key} is empty; a table needs at least one")
+    check_metrics(config.metrics)
+    differences = {name: pair for name, *pair in config.differences}
+    labels = [*(name for name, *_ in config.columns), *differences]
+    for label in [*config.compared, *itertools.chain(*differences.values())]:
+        if label not in labels:
+            raise ValueError(f"the table has no column {label!r}{nearest(label, labels)}")
+
+
+def _check(path: str, value: Any, default: Any, has_rows: bool) -> None:
+    kind = type(default)
+    if type(value) is not kind:
+        raise ValueError(f"{path} is {value!r}; it must be of type {kind.__name__}")
+    if kind is not tuple:
+        return
+    for item in value:
+        if has_rows and not _is_row(item):
+            raise ValueError(f"{path} has {item!r}; its rows are a name and more texts")
+        if not has_rows and type(item) is not type(default[0]):
+            raise ValueError(f"{path} is {value!r}; it must be a tuple like {default}")
+    names = [item[0] for item in value] if has_rows else list(value)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path} has {twice[0]!r} twice")
+
+
+def _is_row(item: Any) -> bool:
+    texts = isinstance(item, tuple) and all(isinstance(text, str) for text in item)
+    return texts and len(item) > 1
+
+
+def cells_of(table: ConfigDict, workdir: Path, configs: Path) -> list[Cell]:
+    """The cells of a table in its order.  configs: the folder that its config files are in.
+
+    Raises ValueError where a config cannot be made.
+    """
+    found = []
+    for dataset, file, *changes in table.datasets:
+        name, colon, preset = file.partition(":")
+        for (method, *own), (prior, *its) in itertools.product(table.methods, table.priors):
+            config = load_config(f"{configs / name}{colon}{preset}").unlock()
+            flags = [f"--config.{text}" for text in (*changes, *own, *its)]
+            folder = workdir / dataset / f"{method}-{prior}"
+            found.append(Cell(dataset, method, prior, overridden(config, flags), folder))
+    return found

@@ -1,0 +1,119 @@
+"""Training and evaluation of what a table lacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vaejax.config import saved_config
+from vaejax.data.arrays import Dataset
+from vaejax.data.sources import dataset_from, make_transform
+from vaejax.evaluation.comparison import Comparison, Counts
+from vaejax.evaluation.control import Control
+from vaejax.evaluation.evaluate import evaluate
+from vaejax.evaluation.metrics import OF_SAMPLES
+from vaejax.models.vae import make_model
+from vaejax.tables.plan import Cell
+from vaejax.training.loop import fit
+from vaejax.training.replicas import fit_replicas, replica_configs
+
+
+def run_folders(cell: Cell, seeds: Sequence[int]) -> dict[int, Path]:
+    """Where the runs of a cell are, by seed."""
+    names = replica_configs(cell.config, {"seed": seeds})
+    return {seed: cell.folder / name for seed, name in zip(seeds, names, strict=True)}
+
+
+def train_cell(cell: Cell, seeds: Sequence[int], dataset: Dataset, quiet: bool) -> None:
+    """Train what is missing and resume what was interrupted.
+
+    Raises KeyboardInterrupt, with the step that was saved, if it is interrupted again.
+    """
+    if len(seeds) > 1:
+        steps = fit_replicas(cell.config, {"seed": seeds}, cell.folder, dataset, quiet=quiet)
+    else:
+        ((name, config),) = replica_configs(cell.config, {"seed": seeds}).items()
+        # The cores of a CPU share a step without being devices.
+        devices = 1 if jax.default_backend() == "cpu" else None
+        given: dict[str, Any] = {"num_devices": devices, "quiet": quiet}
+        _, state, _ = fit(config, cell.folder / name, dataset, **given)
+        steps = {cell.folder / name: int(state.step)}
+    if (least := min(steps.values())) < cell.config.num_steps:
+        raise KeyboardInterrupt(least)
+
+
+def evaluated(table: ConfigDict, folder: Path, dataset: Dataset, quiet: bool) -> dict[str, Any]:
+    """`evaluation.json` of a complete run, made anew unless it has the table's protocol."""
+    protocol = protocol_of(table)
+    counts = Counts(**protocol.pop("counts"))
+    try:
+        found = json.loads((folder / "evaluation.json").read_text())
+        is_current = found["step"] == saved_config(folder).num_steps
+        is_current &= _covers(found["protocol"], protocol_of(table))
+    except (OSError, ValueError, KeyError, TypeError):
+        is_current = False
+    if is_current:
+        return found
+    return evaluate(folder, dataset, counts=counts, **protocol, quiet=quiet)
+
+
+def protocol_of(table: ConfigDict) -> dict[str, Any]:
+    """What every evaluation of the table is told."""
+    return {
+        "split": table.split,
+        "importance_samples": table.importance_samples,
+        "importance_examples": table.importance_examples,
+        "metrics": list(table.metrics),
+        "counts": vars(Counts(images=table.samples)),
+        "thresholds": [],
+    }
+
+
+def _covers(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether `found` is `wanted`, or that and more metrics."""
+    others = {**wanted, "metrics": found["metrics"]}
+    return set(wanted["metrics"]) <= set(found["metrics"]) and found == others
+
+
+def control_rows(table: ConfigDict, cell: Cell, dataset: Dataset, quiet: bool) -> dict[str, Any]:
+    """The control's name and metrics for every seed, on the data of a cell."""
+    model = make_model(cell.config, dataset.x_shape)
+    transform = make_transform(cell.config, dataset, model.likelihood.unit_interval)
+    counts = Counts(images=table.samples)
+    comparison = Comparison(dataset, transform, table.split, counts, quiet)
+    metrics = [OF_SAMPLES[name] for name in table.metrics if name in OF_SAMPLES]
+    controls = {seed: Control(comparison, seed) for seed in table.seeds}
+    return {
+        "name": next(iter(controls.values())).name,
+        "runs": {
+            seed: {key: row for metric in metrics for key, row in metric(control).items()}
+            for seed, control in controls.items()
+        },
+    }
+
+
+class Datasets:
+    """The data of cells, each loaded once; all cells of one name must have the same."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Dataset] = {}
+        self._named: dict[str, Dataset] = {}
+
+    def of(self, cell: Cell) -> Dataset:
+        """Raises ValueError for other data than those of the cells before under this name."""
+        config = cell.config.to_dict()
+        parts = [config[key] for key in ("dataset", "datasets", "splits", "data_sha256")]
+        key = json.dumps(parts, sort_keys=True)
+        if key not in self._loaded:
+            self._loaded[key] = dataset_from(cell.config)
+        found = self._loaded[key]
+        first = self._named.setdefault(cell.dataset, found)
+        if found.sha256 != first.sha256:
+            hashes = f"SHA-256 {found.sha256[:12]}..., not {first.sha256[:12]}..."
+            raise ValueError(f"{cell.name} is of other data than the rows before it ({hashes})")
+        return found

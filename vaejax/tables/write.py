@@ -1,0 +1,105 @@
+"""A table as Markdown, CSV and JSON, which hold the same numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vaejax.training.workdir import write_text
+
+Result = Mapping[str, Any]  # what `vaejax.tables.table.filled_table` returns
+
+
+def write_table(result: Result, folder: Path) -> list[Path]:
+    """Write `table.md`, `table.csv` and `table.json`.  -> their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"md": markdown(result), "csv": csv_text(result)}
+    texts["json"] = json.dumps(result, indent=2) + "\n"
+    for suffix, text in texts.items():
+        write_text(folder / f"table.{suffix}", text)
+    return [folder / f"table.{suffix}" for suffix in texts]
+
+
+def markdown(result: Result) -> str:
+    """One table for every data set, what the priors' comparison amounts to, and all protocols."""
+    blocks = [f"# {result['title']}"] if result["title"] else []
+    for name, part in result["datasets"].items():
+        heading = f"## {name}: {_seeds(result['seeds'])}"
+        blocks += [heading, _table(part, result["columns"]), *_claims(part["claims"])]
+    blocks += ["## Protocols", _protocols(result)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def csv_text(result: Result) -> str:
+    """One line for every number: data set, method, prior, column, mean, sd, seeds, unit."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("dataset", "method", "prior", "column", "mean", "sd", "seeds", "unit"))
+    for name, part in result["datasets"].items():
+        for row in part["rows"]:
+            for label, column in row["columns"].items():
+                sd = "" if column["sd"] is None else repr(column["sd"])
+                numbers = (repr(column["mean"]), sd, len(column["values"]), column["unit"])
+                writer.writerow((name, row["method"], row["prior"], label, *numbers))
+    return stream.getvalue()
+
+
+def number(mean: float, sd: float | None) -> str:
+    """`mean` with its spread, to as many places as the spread allows; three digits without one."""
+    if sd is None:
+        return f"{mean:.3g}" if abs(mean) < 1_000 else f"{mean:.0f}"
+    places = 0 if sd >= 10 else 1 if sd >= 1 else 2 if sd >= 0.1 else 3
+    return f"{mean:.{places}f} ± {sd:.{places}f}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}, no spread"
+    return f"mean ± sd over {len(seeds)} seeds"
+
+
+def _table(part: Mapping[str, Any], labels: Sequence[str]) -> str:
+    lines = ["| method | prior | " + " | ".join(labels) + " |"]
+    lines.append("|---|---|" + "---:|" * len(labels))
+    for row in part["rows"]:
+        cells = [_cell(row["columns"].get(label)) for label in labels]
+        name = f"{row['method']}{' *(collapsed)*' if row['collapsed'] else ''}"
+        if row["failure"]:
+            cells = [row["failure"], *[""] * (len(labels) - 1)]
+        lines.append(f"| {name} | {row['prior']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(column: Mapping[str, Any] | None) -> str:
+    return "" if column is None else number(column["mean"], column["sd"])
+
+
+def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    blocks = []
+    for claim in claims:
+        lines = [f"Pairs in which {claim['other']} is lower (better) than {claim['one']}:", ""]
+        for row in claim["columns"]:
+            clear = ""
+            if row["clearly_lower"] is not None:
+                counts = f"{row['clearly_lower']} and {row['clearly_higher']}"
+                clear = f"; lower and higher by more than two sd in {counts}"
+            lines.append(f"- {row['column']}: {row['lower']} of {row['pairs']}{clear}")
+        blocks.append("\n".join(lines))
+    return blocks
+
+
+def _protocols(result: Result) -> str:
+    lines = []
+    for name, part in result["datasets"].items():
+        columns: dict[str, Mapping[str, Any]] = {}
+        for row in part["rows"]:
+            columns = {**row["columns"], **columns}
+        lines.append(f"{name} (data SHA-256 {part['data_sha256'][:12]}):\n")
+        lines += [f"- {label} ({c['unit']}): {c['protocol']}" for label, c in columns.items()]
+        lines.append("")
+    lines.append("Every number leads to its runs, their configs, seeds and commits in table.json.")
+    return "\n".join(lines)
