@@ -1,6 +1,8 @@
 """Digits: six regularizers with two priors, three seeds.
 
-vaejax table --config configs/table_digits.py --workdir runs/table_digits
+    vaejax table --config configs/table_digits.py --workdir runs/table_digits
+
+The held-out split has 297 images, so distances are of 297 samples, in 16 features.
 """
 
 from ml_collections import ConfigDict
@@ -12,4 +14,5 @@ def get_config() -> ConfigDict:
     config = default_table()
     config.title = "Handwritten digits"
     config.datasets = (("digits", "digits.py"),)
+    config.samples = 297
     return config

@@ -49,24 +49,25 @@ class FeatureMap(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Two halving convolutions with one between, and the 128 features that classes are read from.
+    """Two halving convolutions with one between, and the features that classes are read from.
 
     x: (B, H, W, C) with sides that are multiples of 4 -> logits (B, num_classes).
     """
 
     num_classes: int
+    width: int = 128
     layers: Layers = Layers()
 
     def setup(self) -> None:
         make = self.layers
         self.convolutions = make.halving(32), make.conv3(64), make.halving(64)
-        self.hidden, self.last = make.dense(128), make.dense(self.num_classes)
+        self.hidden, self.last = make.dense(self.width), make.dense(self.num_classes)
 
     def __call__(self, x: Array) -> Array:
         return self.last(self.features(x))
 
     def features(self, x: Array) -> Array:
-        """(B, H, W, C) -> (B, 128)."""
+        """(B, H, W, C) -> (B, width)."""
         x = self.layers.enter(x - 0.5)
         for convolution in self.convolutions:
             x = nn.relu(convolution(x))
@@ -90,9 +91,8 @@ def fourier_features(dataset: Dataset) -> FeatureMap:
         phase = np.asarray(x, np.float64) @ waves
         return np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
 
-    return FeatureMap(
-        "fourier", _hash({"waves": waves}), {"wavelengths": _WAVELENGTHS}, features_of
-    )
+    facts = {"wavelengths": _WAVELENGTHS, "in_units_of": spread}
+    return FeatureMap("fourier", _hash({"waves": waves}), facts, features_of)
 
 
 def classifier_features(dataset: Dataset, *, quiet: bool = True) -> FeatureMap:
@@ -102,8 +102,10 @@ def classifier_features(dataset: Dataset, *, quiet: bool = True) -> FeatureMap:
     """
     _check(dataset)
     classes = np.unique(dataset.labels["train"])
-    model = Classifier(len(classes), Layers(best_lowering()))
-    path = cache_folder().with_name("classifiers") / f"{dataset.sha256}-{_FORMAT}.npz"
+    # The covariance of few examples has few dimensions.
+    width = 128 if len(dataset.splits["train"]) >= 10_000 else 16
+    model = Classifier(len(classes), width, Layers(best_lowering()))
+    path = cache_folder().with_name("classifiers") / f"{dataset.sha256}-{width}-{_FORMAT}.npz"
     params = _read(path)
     if params is None:
         params = _trained(model, dataset, classes, quiet)

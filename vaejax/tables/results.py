@@ -69,7 +69,8 @@ def check_protocols(cells: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Non
             if column["protocol"] != protocol:
                 raise ValueError(
                     f"{label} of {name} and of {before} have different protocols: "
-                    f"{column['protocol']} / {protocol}"
+                    f"{column['protocol']} / {protocol}; without its evaluation.json, a run is "
+                    "evaluated anew"
                 )
 
 
