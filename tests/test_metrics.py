@@ -1,7 +1,9 @@
 """Metrics of models: where the answer is known, and what must not change it."""
 
+import argparse
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,13 @@ import pytest
 from conftest import one_line
 
 import vaejax
+from vaejax.cli_evaluate import METRIC_NAMES, evaluation_flags, evaluation_options
 from vaejax.config import load_config
 from vaejax.data.sources import dataset_from, make_transform
-from vaejax.evaluation import features, subject
-from vaejax.evaluation.comparison import Counts
+from vaejax.evaluation import comparison, features, subject
+from vaejax.evaluation.comparison import Comparison, Counts
 from vaejax.evaluation.evaluate import evaluate
-from vaejax.evaluation.features import classifier_features
+from vaejax.evaluation.features import FeatureMap, classifier_features
 from vaejax.evaluation.metrics import METRICS, metrics_of
 from vaejax.evaluation.subject import Subject
 from vaejax.models.vae import make_model
@@ -119,6 +122,50 @@ def test_evaluate_writes_what_is_asked_for_with_its_protocol(tmp_path):
     with one_line("images is 0; it must be positive"):
         Counts(images=0)
     assert (tmp_path / "evaluation.json").read_bytes() == before
+
+
+def test_the_help_of_the_command_line_names_every_metric():
+    assert set(METRIC_NAMES) == set(METRICS)
+
+
+def test_prd_says_of_every_set_of_samples_how_it_was_made():
+    one = subject_of(prior="standard_normal", scale=3.0)
+    found = metrics_of(one, ["prd"])
+    assert len(found) == 2 * len(one.samples)
+    for what in ("recall", "precision"):
+        floor = found[f"prd_{what}[fourier, floor]"]
+        assert "10 clusterings into 20" in floor["protocol"]
+        assert floor["value"] > max(0.8, found[f"prd_{what}[fourier, random]"]["value"])
+        assert 0 < floor["standard_error"] < 0.1
+
+
+def test_prd_takes_as_many_data_as_samples_whatever_their_order():
+    both = np.arange(400)[:, None] // 200 * 100 + np.random.default_rng(0).normal(size=(400, 2))
+    compared = SimpleNamespace(real=both, features=FeatureMap("identity", "", {}, np.asarray))
+    found = METRICS["prd"](SimpleNamespace(comparison=compared, samples={"x": both[::2]}, seed=0))
+    for each in found.values():
+        assert "x: 200, against 200" in each["protocol"]
+        assert each["value"] > 0.9  # of the first 200 alone it would be a half
+
+
+def test_images_are_compared_in_the_features_of_inception_if_told(monkeypatch):
+    digits, moons = (dataset_from(load_config(f"configs/{x}.py")) for x in ("digits", "two_moons"))
+    made = {"weights.pth": FeatureMap("inception", "", {}, lambda x: x.reshape(len(x), -1))}
+    monkeypatch.setattr(comparison, "inception_features", made.__getitem__)
+    parser = argparse.ArgumentParser()
+    evaluation_flags(parser)
+    options = evaluation_options(parser.parse_args(["--inception", "weights.pth"]))
+    compared = Comparison(digits, None, counts=SMALL, inception=options["inception"])
+    assert compared.features.name == "inception"
+    with one_line(r"data of shape \(2,\); Inception takes images"):
+        Comparison(moons, None, inception="weights.pth").features  # noqa: B018
+
+
+def test_weights_are_refused_before_anything_is_computed(tmp_path):
+    vaejax.fit(config_of(num_steps=1), tmp_path, quiet=True)
+    with one_line(r"data of shape \(2,\); Inception takes images"):
+        evaluate(tmp_path, metrics=["leakage"], inception=tmp_path / "weights.pth")
+    assert not (tmp_path / "evaluation.json").exists()
 
 
 def test_few_samples_have_no_frechet_distance_unless_asked_for():

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+# Those of the table METRICS, which is not imported to print help.
+METRIC_NAMES = ("symmetric_kl", "information", "leakage", "frechet", "kernel_distance")
+METRIC_NAMES += ("precision_recall", "prd")
+
 
 def evaluation_flags(command: argparse.ArgumentParser) -> None:
     """Add what `evaluate` can be told."""
@@ -30,14 +34,18 @@ def evaluation_flags(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="also symmetric_kl, information, leakage, frechet, kernel_distance, "
-        "precision_recall, or all of these",
+        help=f"also {', '.join(METRIC_NAMES)}, or all of these",
     )
     command.add_argument(
         "--samples",
         type=int,
         metavar="N",
         help="images of each set that these metrics compare (default: 20000)",
+    )
+    command.add_argument(
+        "--inception",
+        metavar="FILE",
+        help="compare images in the features of the FID's Inception-v3, by this file of weights",
     )
     command.add_argument(
         "--thresholds",
@@ -59,6 +67,7 @@ def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "importance_samples": arguments.importance_samples,
         "importance_examples": arguments.importance_examples,
         "thresholds": arguments.thresholds,
+        "inception": arguments.inception,
         "metrics": list(METRICS) if arguments.metrics == ["all"] else arguments.metrics,
         "counts": Counts() if arguments.samples is None else Counts(images=arguments.samples),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from vaejax.data.arrays import Dataset
 from vaejax.data.transforms import Transform
 from vaejax.evaluation.features import FeatureMap, classifier_features, fourier_features
+from vaejax.evaluation.inception import check_images, inception_features
 from vaejax.training.state import observed
 
 
@@ -39,10 +41,14 @@ class Comparison:
     split: str = "test"
     counts: Counts = field(default_factory=Counts)
     quiet: bool = True
+    inception: str | Path | None = None  # weights of `inception_features`, in place of a classifier
 
     @functools.cached_property
     def features(self) -> FeatureMap:
         """In which images are compared, or points."""
+        if self.inception is not None:
+            check_images(self.dataset.x_shape)
+            return inception_features(self.inception)
         if len(self.dataset.x_shape) == 1:
             return fourier_features(self.dataset)
         return classifier_features(self.dataset, quiet=self.quiet)

@@ -42,6 +42,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     counts: Counts | None = None,
     thresholds: Sequence[float] = (),
+    inception: str | Path | None = None,
     checkpoint: int | None = None,
     other_data: bool = False,
     quiet: bool = True,
@@ -54,9 +55,9 @@ def evaluate(
     ELBO, reconstruction and KL; every weighted cost; the importance-weighted bound with
     `importance_samples` draws (0 leaves it out) for at most `importance_examples`; and those of
     METRICS that `metrics` names, with the sample sizes of `counts`, leakage at `thresholds` (nats
-    of log p0; quantiles unless given).  `seconds` is filled with the time that each took.  Raises
-    ValueError for an unknown split or metric, for a metric that the model or the data do not
-    allow, and for data other than those of the run.
+    of log p0; quantiles unless given), images in the features of the weights `inception` if given.
+    `seconds` is filled with the time of each.  Raises ValueError for an unknown split or metric,
+    one that the model or the data do not allow, wrong weights, and data other than the run's.
     """
     workdir = Path(workdir)
     model, state, config = load(workdir, checkpoint)
@@ -65,7 +66,7 @@ def evaluate(
     check_metrics(metrics)
     _check(dataset, split, importance_samples, importance_examples)
     given = model, state.variables(), dataset, transform, config.seed, split, counts or Counts()
-    subject = Subject(*given, quiet, tuple(thresholds))
+    subject = Subject(*given, quiet, tuple(thresholds), inception)
     seconds = {} if seconds is None else seconds
     named = metrics_of(subject, metrics, seconds)  # first: it may refuse
     with timed(seconds, "terms and costs"):
@@ -85,6 +86,7 @@ def evaluate(
             "metrics": list(metrics),
             "counts": vars(subject.counts),
             "thresholds": list(thresholds),
+            "inception": None if inception is None else subject.comparison.features.sha256,
         },
         **_provenance(config),
         "metrics": found | named,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,6 +137,12 @@ def inception_features(path: str | Path, sha256: str = SHA256) -> FeatureMap:
     return FeatureMap("inception", found, facts, features_of)
 
 
+def check_images(x_shape: Sequence[int]) -> None:
+    """Raises ValueError for the shape of what is no gray or RGB image."""
+    if len(x_shape) != 3 or x_shape[-1] not in (1, 3):
+        raise ValueError(f"data of shape {tuple(x_shape)}; Inception takes images (H, W, 1 or 3)")
+
+
 def hash_of(path: Path) -> str:
     """The SHA-256 of a file.  Raises ValueError where it cannot be read."""
     try:
@@ -178,8 +184,7 @@ def _exact(model: Inception) -> Callable[[Any, Array], Array]:
 def _features(program: Callable[..., Array], variables: Any, x: np.ndarray) -> np.ndarray:
     """(N, H, W, C) in [0, 1] -> (N, 2048)."""
     x = np.asarray(x, np.float32)
-    if x.ndim != 4 or x.shape[-1] not in (1, 3):
-        raise ValueError(f"data of shape {x.shape[1:]}; Inception takes images (H, W, 1 or 3)")
+    check_images(x.shape[1:])
     most = _AT_ONCE.get(jax.default_backend(), _AT_ONCE_ELSEWHERE)
     return over_split(lambda block, _: program(variables, block), x, most)
 

@@ -12,8 +12,10 @@ from scipy.stats import chi2
 
 from vaejax.config import unknown
 from vaejax.evaluation.aggregate import aggregate_log_density
+from vaejax.evaluation.comparison import some
 from vaejax.evaluation.control import Control
 from vaejax.evaluation.pockets import base_quantiles, leakage, nearest_neighbor_kl
+from vaejax.evaluation.prd import largest_f, prd_curves
 from vaejax.evaluation.samples import (
     FEWEST,
     frechet_distance,
@@ -191,6 +193,25 @@ def precision_recall(subject: Compared) -> dict[str, Row]:
     return found
 
 
+def prd(subject: Compared) -> dict[str, Row]:
+    """Recall and precision as the ends of a curve, over clusters of samples and data together."""
+    compared, found = subject.comparison, {}
+    for name, features in subject.samples.items():
+        size = min(len(features), len(compared.real))
+        # Any part of either set: they may be in some order.
+        samples, real = (each[some(len(each), size)] for each in (features, compared.real))
+        curves = prd_curves(samples, real, seed=subject.seed)
+        runs, mean = len(curves.recall), [each.mean(axis=0) for each in curves]
+        for what, beta, f in (("recall", 8, "F_8"), ("precision", 1 / 8, "F_1/8")):
+            value = float(largest_f(mean[0], mean[1], beta))
+            error = largest_f(curves.precision, curves.recall, beta).std(ddof=1) / np.sqrt(runs)
+            where = f"{f} of the mean curve of {runs} clusterings into 20, whose spread is the "
+            where += f"error; {_compared(subject, name, size, size)}"
+            label = f"prd_{what}[{compared.features.name}, {name}]"
+            found[label] = row(value, where, error=error, unit=f)
+    return found
+
+
 def _sum(rows: Sequence[Row], protocol: str) -> Row:
     """Of independent means."""
     errors = [each["standard_error"] or 0.0 for each in rows]
@@ -213,6 +234,7 @@ OF_SAMPLES: dict[str, Callable[[Compared], dict[str, Row]]] = {
     "frechet": frechet,
     "kernel_distance": kernel_distance,
     "precision_recall": precision_recall,
+    "prd": prd,
 }
 METRICS: dict[str, Callable[[Subject], dict[str, Row]]] = {
     "symmetric_kl": symmetric_kl,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,6 +36,11 @@ class Subject:
     counts: Counts = field(default_factory=Counts)
     quiet: bool = True
     thresholds: tuple[float, ...] = ()  # of leakage, in nats of log p0; none: quantiles of it
+    inception: str | Path | None = None  # a file of weights
+
+    def __post_init__(self) -> None:
+        if self.inception is not None:
+            _ = self.comparison.features  # refuses wrong weights before anything is computed
 
     def key(self, purpose: int) -> Array:
         """Every draw of every metric has its purpose."""
@@ -79,7 +85,8 @@ class Subject:
     @functools.cached_property
     def comparison(self) -> Comparison:
         """With training data."""
-        return Comparison(self.dataset, self.transform, self.split, self.counts, self.quiet)
+        given = self.dataset, self.transform, self.split, self.counts, self.quiet
+        return Comparison(*given, self.inception)
 
     @functools.cached_property
     def samples(self) -> dict[str, np.ndarray]:
