@@ -86,7 +86,7 @@ def evaluate(
             "metrics": list(metrics),
             "counts": vars(subject.counts),
             "thresholds": list(thresholds),
-            "inception": None if inception is None else subject.comparison.features.sha256,
+            **({} if inception is None else {"inception": subject.comparison.features.sha256}),
         },
         **_provenance(config),
         "metrics": found | named,
