@@ -152,10 +152,12 @@ function point_at(run) {
 function verdict(p, q, [pEdge, qEdge], within) {
   if (!within) return "outside this plane";
   if (!Number.isFinite(p) || !Number.isFinite(q)) return "the flow overflows here";
-  if (p < pEdge && q < qEdge) return "neither prior nor data have mass here";
-  if (p - q > data.pocket) return p < pEdge ? "hardly any prior, no data" : "pocket: sampled, but no data here";
-  if (q - p > data.pocket) return "leak: data here, hardly ever sampled";
-  return "covered: sampled about as often as data lie here";
+  if (p < pEdge && q < qEdge) return "neither samples nor data come here";
+  const times = Math.exp(Math.abs(p - q)), ratio = `${times < 9.5 ? times.toFixed(1) : times < 1e4 ? times.toFixed(0) : "over 10,000"}\u00d7`;
+  if (p - q > data.pocket) return `pocket: sampled ${ratio} as often as data lie here`;
+  if (q - p > data.pocket) return `leak: data lie here ${ratio} as often as samples`;
+  if (times < 2) return "covered: samples come here about as often as data";
+  return p > q ? `sampled ${ratio} as often as data lie here` : `data lie here ${ratio} as often as samples`;
 }
 
 function move(at) {

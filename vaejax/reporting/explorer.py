@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vaejax.evaluation.plane import POCKET, Plane
-from vaejax.reporting.page import data_uri, escaped, script_json
 from vaejax.reporting.latent import MASSES, PALETTE, Grid, mass_levels
+from vaejax.reporting.page import data_uri, escaped, script_json
 
 # On dark paper: the same hues, light enough to be told from it.
 _DARK = ("#4DB3F0", "#F0B73A", "#2FC79A", "#E39AC3", "#FF8A4C")
@@ -25,7 +25,7 @@ _LAYERS = (
     ("aggregate", "aggregate posterior <i>q</i>", True),
     ("prior", "prior <i>p</i>: 50, 90, 99 % of its mass", True),
     ("codes", "codes of held-out data", True),
-    ("pockets", "pockets and <span class='leak-text'>leaks</span>", True),
+    ("pockets", "pockets and leaks", True),
     ("low", "low-posterior samples", False),
     ("high", "high-posterior samples", False),
 )
@@ -59,7 +59,9 @@ def explorer_data(
     return found
 
 
-def explorer(labels: Sequence[str], runs: Sequence[Mapping[str, Plane]], data: Sequence[dict]) -> str:
+def explorer(
+    labels: Sequence[str], runs: Sequence[Mapping[str, Plane]], data: Sequence[dict]
+) -> str:
     """The explorer of several runs, as HTML.  data: of each, what `explorer_data` gives."""
     spaces = list(dict.fromkeys(space for planes in runs for space in planes))
     # Where to begin: in the deepest pocket of the first run that has this space.
@@ -80,12 +82,12 @@ def explorer(labels: Sequence[str], runs: Sequence[Mapping[str, Plane]], data: S
 
 
 def _space_choice(spaces: Sequence[str]) -> str:
-    texts = {"z": "representation <i>z</i>", "z0": "generation <i>z</i>\u2080"}
+    texts = {"z": "representation <i>z</i>", "z0": "generation <i>z</i><sub>0</sub>"}
     if len(spaces) == 1:
         return '<p class="only">Representation and generation space coincide.</p>'
     radios = [
         f'<label><input type="radio" name="space" value="{space}"{" checked" * (space == "z")}>'
-        f"{texts[space]}</label>"
+        f"<span>{texts[space]}</span></label>"
         for space in spaces
     ]
     return f"<fieldset><legend>Space</legend>{''.join(radios)}</fieldset>"
@@ -97,7 +99,7 @@ def _layer_choice(data: Sequence[Mapping[str, Any]]) -> str:
         checked = " checked" if shown else ""
         boxes.append(
             f'<label><input type="checkbox" value="{name}"{checked}>'
-            f'<span class="swatch {name}" aria-hidden="true"></span>{text}</label>'
+            f'<span class="swatch {name}" aria-hidden="true"></span><span>{text}</span></label>'
         )
     return f"<fieldset><legend>Show</legend>{''.join(boxes)}</fieldset>"
 
@@ -109,15 +111,17 @@ def _run(index: int, label: str, planes: Mapping[str, Plane], data: Mapping[str,
     rows = (("at", f"{symbol}"), ("p", f"log <i>p</i>({symbol})"), ("q", f"log <i>q</i>({symbol})"))
     rows += (("ratio", "log <i>p</i> \u2212 log <i>q</i>"),)
     readout = "".join(f'<dt>{text}</dt><dd data-part="{name}">\u2013</dd>' for name, text in rows)
-    picture = "" if kind == "none" else (
-        f'<figure class="shown {kind}"><canvas data-part="decoded" width="{width}" height="{height}" '
-        f'role="img" aria-label="decoded at the pointer, {escaped(label)}"></canvas>'
-        f'<figcaption>decoded there <span data-part="where"></span></figcaption></figure>'
+    picture = (
+        f'<figure class="shown {kind}"><canvas data-part="decoded" width="{width}" '
+        f'height="{height}" role="img" aria-label="decoded at the pointer, {escaped(label)}">'
+        f'</canvas><figcaption>decoded there <span data-part="where"></span></figcaption></figure>'
     )
+    if kind == "none":  # other vectors than points in a plane have no picture
+        picture = ""
     return (
         f'<article class="run"><h3>{escaped(label)}</h3>'
-        f'<p class="fact"><b>{100 * share:.3g} %</b> of the prior\u2019s samples fall into pockets, '
-        f"where the prior is {np.exp(POCKET):.0f} times as dense as the codes.</p>"
+        f'<p class="fact"><b>{100 * share:.3g} %</b> of the prior\u2019s samples fall into '
+        f"pockets, where the prior is {np.exp(POCKET):.0f} times as dense as the codes.</p>"
         f'<div class="stage"><canvas class="plane" data-part="plane" tabindex="0" '
         f'role="application" aria-label="latent plane of {escaped(label)}; arrow keys move the '
         f'pointer, with Shift eight times as far" aria-describedby="readout-{index}"></canvas>'
@@ -128,7 +132,9 @@ def _run(index: int, label: str, planes: Mapping[str, Plane], data: Mapping[str,
 
 def _frame(data: Sequence[Mapping[str, Any]]) -> list[float]:
     """A square around the data of all runs.  -> left, right, bottom, top."""
-    clouds = [np.frombuffer(base64.b64decode(each["data"]), "<f4") for each in data if "data" in each]
+    clouds = [
+        np.frombuffer(base64.b64decode(each["data"]), "<f4") for each in data if "data" in each
+    ]
     if not clouds:
         return [0.0, 1.0, 0.0, 1.0]
     points = np.concatenate(clouds).reshape(-1, 2)
@@ -167,7 +173,10 @@ def _space(plane: Plane, kind: str, indices: np.ndarray | None) -> dict[str, Any
     }
     if indices is not None:
         indices = indices[: len(plane.codes)]
-        found |= {"class_of": _base64(indices.astype(np.uint8)), "centers": _centers(plane.codes, indices)}
+        found |= {
+            "class_of": _base64(indices.astype(np.uint8)),
+            "centers": _centers(plane.codes, indices),
+        }
     if kind == "image":
         found["decoded"] = sprite(plane.decoded)
     elif kind == "point":

@@ -51,8 +51,9 @@ def metric_table(labels: Sequence[str], evaluations: Sequence[Mapping[str, Any]]
     """A table with a row for each metric and a column for each run.
 
     evaluations: contents of `evaluation.json`, {} where there is none.  Of numbers that differ by
-    more than two standard errors the better one is marked; where protocols differ nothing is, and
-    the row says that its numbers do not compare.  Floors and controls are said to be such.
+    more than two standard errors the better one is marked, less so where no error is known; where
+    protocols differ nothing is, and the row says that its numbers do not compare.  Floors and
+    controls are said to be such.
     """
     metrics = [evaluation.get("metrics", {}) for evaluation in evaluations]
     names = list(dict.fromkeys(name for each in metrics for name in each))
@@ -146,7 +147,8 @@ def _row(name: str, labels: Sequence[str], cells: Sequence[Cell | None]) -> str:
     details = f'<details>{head}<div class="how"><p>{said}</p>{_protocols(labels, cells)}</div>'
     columns = []
     for k, cell in enumerate(cells):
-        kind = ' class="best"' if k == winner else ""
+        certain = cell is not None and cell.error is not None
+        kind = f' class="{"best" if certain else "ahead"}"' if k == winner else ""
         columns.append(f"<td{kind}>{_value(cell, k == winner)}</td>")
     kind = f' class="{mark}"' if mark else ("" if compare else ' class="apart"')
     return f'<tr{kind}><th scope="row">{details}</details></th>{"".join(columns)}</tr>'
@@ -157,7 +159,9 @@ def _value(cell: Cell | None, wins: bool) -> str:
         return '<span class="none">not evaluated</span>'
     exact = f"{cell.value!r}" + ("" if cell.error is None else f" \u00b1 {cell.error!r}")
     better = '<span class="hidden"> (better)</span>' if wins else ""
-    return f'<data value="{cell.value!r}" title="{escaped(exact)}">{shown_number(cell)}</data>{better}'
+    return (
+        f'<data value="{cell.value!r}" title="{escaped(exact)}">{shown_number(cell)}</data>{better}'
+    )
 
 
 def _protocols(labels: Sequence[str], cells: Sequence[Cell | None]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,16 +24,34 @@ _SAME = "data_sha256"  # of all that may stand on one page
 
 
 def labels_of(runs: Sequence[OpenedRun]) -> list[str]:
-    """A short name for each run, no two alike: method and prior, then what else differs."""
-    labels = [run.name for run in runs]
-    for key, values in _differing([run.config for run in runs]).items():
+    """A short name for each run, no two alike: what tells it from the others, seed or folder too.
+
+    What all have in common is in the title.
+    """
+    labels, differing = [run.name for run in runs], _differing([run.config for run in runs])
+    if len(runs) > 1 and "regularizer" not in differing and "prior" in differing:
+        labels = [f"{run.config.prior} prior" for run in runs]
+    elif "regularizer" in differing and "prior" not in differing:
+        labels = [run.config.regularizer for run in runs]
+    for key, values in differing.items():
         if len(set(labels)) == len(labels):
-            break
-        if "." not in key and key not in ("prior", "regularizer"):
-            labels = [f"{label}, {key} {v}" for label, v in zip(labels, values, strict=True)]
+            return labels
+        if key not in ("prior", "regularizer"):
+            last = key.rpartition(".")[2]
+            labels = [f"{label}, {last} {v}" for label, v in zip(labels, values, strict=True)]
     if len(set(labels)) < len(labels):
         labels = [f"{name}, {run.workdir}" for name, run in zip(labels, runs, strict=True)]
     return labels
+
+
+def title_of(runs: Sequence[OpenedRun]) -> str:
+    """Methods and priors in a few words, common ones said once."""
+    methods = list(dict.fromkeys(run.config.regularizer for run in runs))
+    priors = list(dict.fromkeys(run.config.prior for run in runs))
+    if len(methods) == 1 or len(priors) == 1:
+        plural = "s" if len(priors) > 1 else ""
+        return f"{' and '.join(methods)} with {' and '.join(priors)} prior{plural}"
+    return ", ".join(dict.fromkeys(run.name for run in runs))
 
 
 def facts(
@@ -41,9 +60,7 @@ def facts(
     evaluations: Sequence[Mapping[str, Any]],
 ) -> str:
     """A table: a row for each fact, a column for each run, one cell where all agree."""
-    columns = [_facts_of(*each) for each in zip(runs, evaluations, strict=True)]
-    rows = {name: [column.get(name, "") for column in columns] for column in columns for name in column}
-    body = "".join(_fact(name, values) for name, values in rows.items())
+    body = _rows([_facts_of(run) for run in runs])
     differing = _differing([run.config for run in runs])
     if differing:
         lines = [_fact(f"config.{key}", values, code=True) for key, values in differing.items()]
@@ -51,7 +68,16 @@ def facts(
         body += f'<tr class="group">{group}</tr>{"".join(lines)}'
     heads = "".join(f'<th scope="col">{escaped(label)}</th>' for label in labels)
     head = f"<thead><tr><td></td>{heads}</tr></thead>" if len(runs) > 1 else ""
-    return f'<div class="wide"><table class="facts">{head}<tbody>{body}</tbody></table></div>'
+    made = _rows([_made_by(*each) for each in zip(runs, evaluations, strict=True)])
+    return (
+        f'<table class="facts">{head}<tbody>{body}</tbody></table><details><summary>hashes and '
+        f'versions</summary><table class="facts">{head}<tbody>{made}</tbody></table></details>'
+    )
+
+
+def _rows(columns: Sequence[Mapping[str, str]]) -> str:
+    names = dict.fromkeys(name for column in columns for name in column)
+    return "".join(_fact(name, [each.get(name, "\u2013") for each in columns]) for name in names)
 
 
 def _fact(name: str, values: Sequence[str], code: bool = False) -> str:
@@ -63,7 +89,7 @@ def _fact(name: str, values: Sequence[str], code: bool = False) -> str:
     return f'<tr><th scope="row">{head}</th>{cells}</tr>'
 
 
-def _facts_of(run: OpenedRun, evaluation: Mapping[str, Any]) -> dict[str, str]:
+def _facts_of(run: OpenedRun) -> dict[str, str]:
     config, dataset = run.config, run.dataset
     sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in dataset.splits.items())
     shape = "\u00d7".join(map(str, dataset.x_shape))
@@ -71,25 +97,30 @@ def _facts_of(run: OpenedRun, evaluation: Mapping[str, Any]) -> dict[str, str]:
     counts = {group: _size(run.state.params.get(group, {})) for group in GROUPS}
     parts = ", ".join(f"{group} {count:,}" for group, count in counts.items() if count)
     model = [f"{config.latent_dim} latent dimensions"]
-    model += [f"{kind}: {_choice(config, kind)}" for kind in ("encoder", "posterior", "decoder")]
-    versions = dict(evaluation.get("versions", {}))
-    commit = versions.pop("commit", "")
-    found = {
-        "data": f"{dataset.name}{note}, {shape}; {sizes}",
-        "SHA-256 of the data": config.data_sha256,
+    kinds = ("encoder", "posterior", "decoder", "likelihood")
+    model += [f"{kind}: {_choice(config, kind)}" for kind in kinds]
+    return {
+        "data": f"{dataset.name}{note}, {shape} numbers each; {sizes}",
         "method": _choice(config, "regularizer"),
         "prior": _choice(config, "prior"),
-        "model": "; ".join([*model, f"likelihood: {_choice(config, 'likelihood')}"]),
+        "model": "; ".join(model),
         "parameters": f"{sum(counts.values()):,} ({parts})",
         "training": f"{int(run.state.step):,} of {config.num_steps:,} steps of {config.batch_size} "
-        f"examples, {_choice(config, 'optimizer')}, schedule {_choice(config, 'schedule')}",
+        f"examples; {_choice(config, 'optimizer')}; {_choice(config, 'schedule')} schedule",
         "seed": str(config.seed),
-        "SHA-256 of the config": hashlib.sha256(to_json(config).encode()).hexdigest(),
     }
-    if versions:
-        found["evaluated by commit"] = str(commit)
-        found["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return found
+
+
+def _made_by(run: OpenedRun, evaluation: Mapping[str, Any]) -> dict[str, str]:
+    versions = dict(evaluation.get("versions", {}))
+    commit = str(versions.pop("commit", "\u2013"))
+    return {
+        "folder": str(run.workdir),
+        "data, SHA-256": run.config.data_sha256,
+        "config, SHA-256": hashlib.sha256(to_json(run.config).encode()).hexdigest(),
+        "evaluated by commit": commit,
+        "with": ", ".join(f"{name} {version}" for name, version in versions.items()) or "\u2013",
+    }
 
 
 def _size(tree: Any) -> int:
@@ -128,11 +159,11 @@ def commands(runs: Sequence[OpenedRun], evaluations: Sequence[Mapping[str, Any]]
     """The commands that make runs, numbers and page again, from the configs below them."""
     lines = []
     for run, evaluation in zip(runs, evaluations, strict=True):
-        config, folder = _quoted(f"{run.workdir}/config.json"), _quoted(run.workdir)
+        config, folder = shlex.quote(f"{run.workdir}/config.json"), shlex.quote(str(run.workdir))
         lines.append(f"vaejax train --config {config} --workdir {folder}")
         if evaluation:
             lines.append(f"vaejax evaluate --workdir {folder}{_asked(evaluation)}")
-    lines.append(f"vaejax report {' '.join(_quoted(run.workdir) for run in runs)}")
+    lines.append(f"vaejax report {' '.join(shlex.quote(str(run.workdir)) for run in runs)}")
     return f"<pre><code>{escaped(chr(10).join(lines))}</code></pre>"
 
 
@@ -148,14 +179,6 @@ def _asked(evaluation: Mapping[str, Any]) -> str:
     protocols = (row.get("protocol", "") for row in metrics.values())
     counts = {int(n) for how in protocols for n in re.findall(r"\brandom: (\d+), against", how)}
     return flags + (f" --samples {max(counts)}" if counts else "")
-
-
-def _quoted(text: object) -> str:
-    plain = str(text)
-    return plain if re.fullmatch(r"[\w./=,+@%:-]+", plain) else f"'{plain.replace(chr(39), _QUOTE)}'"
-
-
-_QUOTE = "'\\''"
 
 
 def config_texts(labels: Sequence[str], runs: Sequence[OpenedRun]) -> str:

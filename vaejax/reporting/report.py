@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vaejax.config import saved_config
 from vaejax.data.arrays import Dataset
 from vaejax.evaluation.plane import planes
@@ -17,7 +15,7 @@ from vaejax.progress import ProgressReport
 from vaejax.reporting import page
 from vaejax.reporting.explorer import explorer, explorer_data, num_nodes
 from vaejax.reporting.metric_table import metric_table
-from vaejax.reporting.provenance import commands, config_texts, facts, labels_of
+from vaejax.reporting.provenance import commands, config_texts, facts, labels_of, title_of
 from vaejax.reporting.run import OpenedRun, figures_of, opened
 from vaejax.reporting.summary import cautions
 
@@ -26,8 +24,8 @@ _CAPTIONS = {
     "overfitting.",
     "reconstructions": "Held-out data and what the model makes of them. Each keeps what makes its "
     "original that one, not only its class.",
-    "samples": "Samples of the prior, decoded. None stands out from the data, and all kinds of data "
-    "occur.",
+    "samples": "Samples of the prior, decoded. None stands out from the data, and all kinds of "
+    "data occur.",
     "latent": "Codes over the prior. They fill it without holes (pockets) or strays (leaks), and "
     "its contours hold about 50, 90 and 99 % of them.",
 }
@@ -98,16 +96,16 @@ def _document(
     labels = labels_of(runs)
     evaluations = [_evaluation(run.workdir) for run in runs]
     lead, used = _lead(labels, drawn, explored)
+    again = commands(runs, evaluations) + config_texts(labels, runs)
     rest = [{name: uri for name, uri in each.items() if name != used} for each in drawn]
     sections = {
         "trained": ("What was trained", facts(labels, runs, evaluations)),
         "picture": ("The latent plane" if used is None else "Samples", lead),
         "metrics": ("Metrics", _metrics(labels, runs, evaluations)),
         "figures": ("Figures", _figures(labels, runs, rest)),
-        "reproduce": ("How to make it again", commands(runs, evaluations) + config_texts(labels, runs)),
+        "reproduce": ("How to make it again", again),
     }
-    names = [f"{run.config.regularizer}, {run.config.prior} prior" for run in runs]
-    title = f"{runs[0].dataset.name}: {' and '.join(dict.fromkeys(names))}"
+    title = f"{title_of(runs)} on {runs[0].dataset.name}"
     links = "".join(f'<a href="#{key}">{head}</a>' for key, (head, _) in sections.items())
     parts = [
         f'<section id="{key}"><h2>{head}</h2>{content}</section>'
@@ -128,9 +126,9 @@ def _lead(
     found = [(label, *each) for label, each in zip(labels, explored, strict=True) if each]
     if len(found) == len(labels):
         intro = (
-            "<p>Move over a plane, by mouse, touch or arrow keys: the decoder shows what lies there, "
-            "in all runs at the same place. A decoder knows only where codes lie; a sample from "
-            "elsewhere is a guess. A click makes the address a link to the place.</p>"
+            "<p>Move over a plane, by mouse, touch or arrow keys: the decoder shows what lies "
+            "there, in all runs at the same place. A decoder knows only where codes lie; a sample "
+            "from elsewhere is a guess. A click makes the address a link to the place.</p>"
         )
         return intro + explorer(*map(list, zip(*found, strict=True))), None
     figures = [(label, each["samples"]) for label, each in zip(labels, drawn, strict=True)]
@@ -144,7 +142,7 @@ def _evaluation(workdir: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text())
-        _ = [float(row["value"]) for row in found["metrics"].values()]
+        _ = [row["value"] for row in found["metrics"].values()]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read: {error!r}") from error
     return found
@@ -173,8 +171,9 @@ def _metrics(
     )
     if len(runs) > 1:
         legend += (
-            '<span class="best">Marked</span> is the better one, where the difference is more than '
-            "two standard errors (or no error is known) and the protocols are the same."
+            '<span class="best">Green</span> is better by more than two standard errors of the '
+            'difference, <span class="ahead">bold</span> is better but its error is not known; '
+            "both only where the protocols are the same."
         )
     return said + legend + "</p>" + metric_table(labels, evaluations)
 
@@ -184,7 +183,11 @@ def _figures(
 ) -> str:
     parts = []
     for name in dict.fromkeys(name for each in drawn for name in each):
-        shown = [(label, name, each[name]) for label, each in zip(labels, drawn, strict=True) if name in each]
+        shown = [
+            (label, name, each[name])
+            for label, each in zip(labels, drawn, strict=True)
+            if name in each
+        ]
         caption = page.escaped(_CAPTIONS.get(name, name.replace("_", " ").capitalize() + "."))
         parts.append(f"<p>{caption}</p>{_gallery(shown)}")
     for label, run in zip(labels, runs, strict=True):
