@@ -30,7 +30,7 @@ function base(run) {
   shades(plane, context, side);
   if (state.layers.has("codes")) {
     context.globalAlpha = 0.7;
-    const radius = Math.max(1, Math.min(2.2, side / 220));
+    const radius = Math.max(1, Math.min(3, (side / 220) * Math.sqrt(4000 / plane.codes.length)));
     for (let k = 0; 2 * k < plane.codes.length; k++) {
       context.fillStyle = plane.class_of ? colors[plane.class_of[k]] : colors[0];
       const [x, y] = run.place([plane.codes[2 * k], plane.codes[2 * k + 1]]);

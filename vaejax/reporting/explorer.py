@@ -121,7 +121,7 @@ def _run(index: int, label: str, planes: Mapping[str, Plane], data: Mapping[str,
     return (
         f'<article class="run"><h3>{escaped(label)}</h3>'
         f'<p class="fact"><b>{100 * share:.3g} %</b> of the prior\u2019s samples fall into '
-        f"pockets, where the prior is {np.exp(POCKET):.0f} times as dense as the codes.</p>"
+        f"pockets, where the prior is over {np.exp(POCKET):.0f} times as dense as the codes.</p>"
         f'<div class="stage"><canvas class="plane" data-part="plane" tabindex="0" '
         f'role="application" aria-label="latent plane of {escaped(label)}; arrow keys move the '
         f'pointer, with Shift eight times as far" aria-describedby="readout-{index}"></canvas>'

@@ -68,7 +68,7 @@ def metric_table(labels: Sequence[str], evaluations: Sequence[Mapping[str, Any]]
         rows.append(f'<tbody><tr class="group"><th colspan="{len(labels) + 1}" scope="colgroup">')
         rows.append(f"{group}</th></tr>")
         for name in members:
-            rows.append(_row(name, labels, [_cell(each.get(name)) for each in metrics]))
+            rows.append(_row(name, labels, [cell_of(each.get(name)) for each in metrics]))
         rows.append("</tbody>")
     return f'<div class="wide"><table class="metrics">{"".join(rows)}</table></div>'
 
@@ -123,7 +123,8 @@ def shown_number(cell: Cell) -> str:
     return f'{text} <span class="error">\u00b1\u00a0{error:,.{places}f}</span>'
 
 
-def _cell(row: Row | None) -> Cell | None:
+def cell_of(row: Row | None) -> Cell | None:
+    """A row of `evaluation.json`; None where there is none, or no number in it."""
     if row is None or row.get("value") is None:
         return None
     error = row.get("standard_error")
