@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
 # What CI runs: lint, format, types, tests, each even if an earlier one failed.
 # Arguments go to pytest, e.g.  bash launch/test.sh -m slow
+# With --browser first, Debian's Chromium is installed (as root), which tests of pages need.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ "${1:-}" = --browser ]; then
+  shift
+  command -v chromium >/dev/null ||
+    { apt-get update && apt-get install -y --no-install-recommends chromium; }
+fi
 
 bash launch/environment.sh test
 

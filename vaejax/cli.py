@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from vaejax.cli_bench import bench_command
 from vaejax.cli_data import data_commands
 from vaejax.cli_evaluate import evaluation_flags, evaluation_options
+from vaejax.cli_report import report_command
 from vaejax.cli_table import table_command
 
 _CONFIG_HELP = """
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--other-data", action="store_true", help="although the run was trained on other data"
         )
+    report_command(commands)
     table_command(commands)
     bench_command(commands)
     data_commands(commands)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import make_transform
@@ -21,7 +22,7 @@ from vaejax.reporting.curves import training_curves
 from vaejax.reporting.latent import Grid, latent_spaces
 from vaejax.training.loop import load
 from vaejax.training.metrics import rows as metric_rows
-from vaejax.training.state import SAMPLE, observed, stream_key
+from vaejax.training.state import SAMPLE, TrainState, observed, stream_key
 
 _NUM_RECONSTRUCTED = {True: 20, False: 300}  # images; points
 _NUM_CODES = 5_000
@@ -79,36 +80,67 @@ def write_figures(
     `dataset` replaces the one the config names.  Raises ValueError where `load` does, and for data
     other than those of the run, unless `other_data`.
     """
-    workdir = Path(workdir)
-    model, state, config = load(workdir, checkpoint)
-    dataset = run_dataset(workdir, config, dataset, other_data)
-    transform = make_transform(config, dataset, model.likelihood.unit_interval)
-    run = _Run(model, state.variables(), dataset, transform, config.seed)
-    name = f"{config.regularizer} with {config.prior} prior"
-    drawn = {
-        "training": _training(workdir),
-        "reconstructions": _reconstructions(run, name),
-        "samples": _samples(run, name),
-    }
-    if config.latent_dim == 2:
-        drawn["latent"] = _latent(run, name)
-    paths = [workdir / "figures" / f"{stem}.png" for stem in drawn]
+    run = opened(workdir, dataset, checkpoint=checkpoint, other_data=other_data)
+    drawn = figures_of(run)
+    paths = [run.workdir / "figures" / f"{stem}.png" for stem in drawn]
     for path, figure in zip(paths, drawn.values(), strict=True):
         figures.save(figure, path)
     return paths
 
 
-class _Run(NamedTuple):
+class OpenedRun(NamedTuple):
+    """A run, read, with its data."""
+
+    workdir: Path
+    config: ConfigDict
     model: VAE
-    variables: Any
+    state: TrainState
     dataset: Dataset
     transform: Transform
-    seed: int
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return self.state.variables()
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.regularizer} with {self.config.prior} prior"
 
     def held_out(self, count: int | None = None) -> np.ndarray:
         """x of the first `count` test examples."""
         rows = self.dataset.splits["test"][:count]
         return np.asarray(observed(self.transform, rows, np.arange(len(rows))))
+
+
+def opened(
+    workdir: str | Path,
+    dataset: Dataset | None = None,
+    *,
+    checkpoint: int | None = None,
+    other_data: bool = False,
+) -> OpenedRun:
+    """Read the run in `workdir`.  Raises ValueError as `write_figures` does."""
+    workdir = Path(workdir)
+    model, state, config = load(workdir, checkpoint)
+    dataset = run_dataset(workdir, config, dataset, other_data)
+    transform = make_transform(config, dataset, model.likelihood.unit_interval)
+    return OpenedRun(workdir, config, model, state, dataset, transform)
+
+
+def figures_of(run: OpenedRun) -> dict[str, Figure]:
+    """Every figure that fits the run, by the name of its file."""
+    drawn = {
+        "training": _training(run.workdir),
+        "reconstructions": _reconstructions(run, run.name),
+        "samples": _samples(run, run.name),
+    }
+    if run.config.latent_dim == 2:
+        drawn["latent"] = _latent(run, run.name)
+    return drawn
 
 
 def _training(workdir: Path) -> Figure:
@@ -117,20 +149,20 @@ def _training(workdir: Path) -> Figure:
     return training_curves(train, [row for row in rows if row["split"] in ("validation", "test")])
 
 
-def _reconstructions(run: _Run, name: str) -> Figure:
+def _reconstructions(run: OpenedRun, name: str) -> Figure:
     x = run.held_out(_NUM_RECONSTRUCTED[len(run.dataset.x_shape) == 3])
     output = jax.jit(nn.apply(lambda vae, x: vae.decode(vae.embed(x)), run.model))(run.variables, x)
     return figures.reconstructions(x, np.asarray(output), f"Held-out reconstructions, {name}")
 
 
-def _samples(run: _Run, name: str) -> Figure:
+def _samples(run: OpenedRun, name: str) -> Figure:
     is_image = len(run.dataset.x_shape) == 3
     x = prior_samples(run.model, run.variables, 64 if is_image else 2_000, seed=run.seed)["x"]
     data = None if is_image else run.held_out()
     return figures.samples(x, data, f"Samples of the prior, {name}")
 
 
-def _latent(run: _Run, name: str) -> Figure:
+def _latent(run: OpenedRun, name: str) -> Figure:
     dataset, model, variables = run.dataset, run.model, run.variables
     split = "train" if len(dataset.splits["test"]) < 1_000 else "test"
     rows = dataset.splits[split][:_NUM_CODES]

@@ -32,7 +32,8 @@ def summary(evaluation: Mapping[str, Any], config: ConfigDict, workdir: str | Pa
     evaluation: the content of `evaluation.json`; whatever it lacks is left out.
     """
     metrics = evaluation.get("metrics", {})
-    blocks = [_run(evaluation, config), _table(metrics), _warnings(evaluation, config)]
+    warnings = [f"warning: {line}" for line in cautions(evaluation, config)]
+    blocks = [_run(evaluation, config), _table(metrics), warnings]
     blocks.append(_figures(config, Path(workdir)))
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
@@ -84,19 +85,20 @@ def _number(value: float | None) -> str:
     return f"{value:,.3f}" if 1e-3 <= abs(value) < 1e7 or value == 0 else f"{value:.3g}"
 
 
-def _warnings(evaluation: Mapping[str, Any], config: Any) -> list[str]:
+def cautions(evaluation: Mapping[str, Any], config: Any) -> list[str]:
+    """Why the numbers of `evaluation.json` may mean less than they seem to; [] if for nothing."""
     metrics, lines = evaluation.get("metrics", {}), []
     values = {name: metric.get("value") for name, metric in metrics.items()}
     values = {name: value for name, value in values.items() if value is not None}
     step, kl = evaluation.get("step", config.num_steps), values.get("kl", math.inf)
     if step < config.num_steps:
-        lines.append(f"warning: not finished, step {step:,} of {config.num_steps:,}")
+        lines.append(f"not finished, step {step:,} of {config.num_steps:,}")
     if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-        lines.append(f"warning: not finite: {', '.join(bad)}")
+        lines.append(f"not finite: {', '.join(bad)}")
     # Without a density q(z|x), "kl" is -log p(z), which says nothing about a collapse.
     if config.posterior != "deterministic" and kl < _COLLAPSED * config.latent_dim:
         lines.append(
-            f"warning: KL is {_number(kl)} nats over {config.latent_dim} dimensions: the posterior "
+            f"KL is {_number(kl)} nats over {config.latent_dim} dimensions: the posterior "
             "collapsed to the prior, and sample metrics mean nothing"
         )
     return lines

@@ -16,7 +16,7 @@ from vaejax.data.arrays import Dataset
 def write_text(path: Path, text: str) -> None:
     """Write `path` in one piece: after a crash it holds the old text or the new one."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
+    with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

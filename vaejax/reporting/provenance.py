@@ -1,0 +1,191 @@
+"""What runs are, how they differ and how to make them again, as HTML."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vaejax.config import CHOICES, to_json
+from vaejax.evaluation.metrics import METRICS
+from vaejax.reporting.page import escaped
+from vaejax.reporting.run import OpenedRun
+from vaejax.types import GROUPS
+
+# Metrics whose rows of `evaluation.json` do not begin with their name.
+_BEGINS = {"information": "mutual_information", "precision_recall": "precision["}
+_SAME = "data_sha256"  # of all that may stand on one page
+
+
+def labels_of(runs: Sequence[OpenedRun]) -> list[str]:
+    """A short name for each run, no two alike: what tells it from the others, seed or folder too.
+
+    What all have in common is in the title.
+    """
+    labels, differing = [run.name for run in runs], _differing([run.config for run in runs])
+    if len(runs) > 1 and "regularizer" not in differing and "prior" in differing:
+        labels = [f"{run.config.prior} prior" for run in runs]
+    elif "regularizer" in differing and "prior" not in differing:
+        labels = [run.config.regularizer for run in runs]
+    for key, values in differing.items():
+        if len(set(labels)) == len(labels):
+            return labels
+        if key not in ("prior", "regularizer"):
+            last = key.rpartition(".")[2]
+            labels = [f"{label}, {last} {v}" for label, v in zip(labels, values, strict=True)]
+    if len(set(labels)) < len(labels):
+        labels = [f"{name}, {run.workdir}" for name, run in zip(labels, runs, strict=True)]
+    return labels
+
+
+def title_of(runs: Sequence[OpenedRun]) -> str:
+    """Methods and priors in a few words, common ones said once."""
+    methods = list(dict.fromkeys(run.config.regularizer for run in runs))
+    priors = list(dict.fromkeys(run.config.prior for run in runs))
+    if len(methods) == 1 or len(priors) == 1:
+        plural = "s" if len(priors) > 1 else ""
+        return f"{' and '.join(methods)} with {' and '.join(priors)} prior{plural}"
+    return ", ".join(dict.fromkeys(run.name for run in runs))
+
+
+def facts(
+    labels: Sequence[str],
+    runs: Sequence[OpenedRun],
+    evaluations: Sequence[Mapping[str, Any]],
+) -> str:
+    """A table: a row for each fact, a column for each run, one cell where all agree."""
+    body = _rows([_facts_of(run) for run in runs])
+    differing = _differing([run.config for run in runs])
+    if differing:
+        lines = [_fact(f"config.{key}", values, code=True) for key, values in differing.items()]
+        group = f'<th colspan="{len(runs) + 1}" scope="colgroup">config keys that differ</th>'
+        body += f'<tr class="group">{group}</tr>{"".join(lines)}'
+    heads = "".join(f'<th scope="col">{escaped(label)}</th>' for label in labels)
+    head = f"<thead><tr><td></td>{heads}</tr></thead>" if len(runs) > 1 else ""
+    made = _rows([_made_by(*each) for each in zip(runs, evaluations, strict=True)])
+    return (
+        f'<table class="facts">{head}<tbody>{body}</tbody></table><details><summary>hashes and '
+        f'versions</summary><table class="facts">{head}<tbody>{made}</tbody></table></details>'
+    )
+
+
+def _rows(columns: Sequence[Mapping[str, str]]) -> str:
+    names = dict.fromkeys(name for column in columns for name in column)
+    return "".join(_fact(name, [each.get(name, "\u2013") for each in columns]) for name in names)
+
+
+def _fact(name: str, values: Sequence[str], code: bool = False) -> str:
+    head = f"<code>{escaped(name)}</code>" if code else escaped(name)
+    if len(set(values)) == 1:
+        cells = f'<td colspan="{len(values)}">{escaped(values[0])}</td>'
+    else:
+        cells = "".join(f'<td class="differs">{escaped(value)}</td>' for value in values)
+    return f'<tr><th scope="row">{head}</th>{cells}</tr>'
+
+
+def _facts_of(run: OpenedRun) -> dict[str, str]:
+    config, dataset = run.config, run.dataset
+    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in dataset.splits.items())
+    shape = "\u00d7".join(map(str, dataset.x_shape))
+    note = f" ({dataset.note})" if dataset.note else ""
+    counts = {group: _size(run.state.params.get(group, {})) for group in GROUPS}
+    parts = ", ".join(f"{group} {count:,}" for group, count in counts.items() if count)
+    model = [f"{config.latent_dim} latent dimensions"]
+    kinds = ("encoder", "posterior", "decoder", "likelihood")
+    model += [f"{kind}: {_choice(config, kind)}" for kind in kinds]
+    return {
+        "data": f"{dataset.name}{note}, {shape} numbers each; {sizes}",
+        "method": _choice(config, "regularizer"),
+        "prior": _choice(config, "prior"),
+        "model": "; ".join(model),
+        "parameters": f"{sum(counts.values()):,} ({parts})",
+        "training": f"{int(run.state.step):,} of {config.num_steps:,} steps of {config.batch_size} "
+        f"examples; {_choice(config, 'optimizer')}; {_choice(config, 'schedule')} schedule",
+        "seed": str(config.seed),
+    }
+
+
+def _made_by(run: OpenedRun, evaluation: Mapping[str, Any]) -> dict[str, str]:
+    versions = dict(evaluation.get("versions", {}))
+    commit = str(versions.pop("commit", "\u2013"))
+    return {
+        "folder": str(run.workdir),
+        "data, SHA-256": run.config.data_sha256,
+        "config, SHA-256": hashlib.sha256(to_json(run.config).encode()).hexdigest(),
+        "evaluated by commit": commit,
+        "with": ", ".join(f"{name} {version}" for name, version in versions.items()) or "\u2013",
+    }
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _choice(config: Any, kind: str) -> str:
+    """A choice with the hyper-parameters of its row."""
+    name = config[kind]
+    row = config[CHOICES[kind]].get(name, {})
+    settings = ", ".join(f"{key.rstrip('_')} {_plain(value)}" for key, value in row.items())
+    return f"{name} ({settings})" if settings else str(name)
+
+
+def _plain(value: Any) -> str:
+    return "\u00d7".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _differing(configs: Sequence[ConfigDict]) -> dict[str, list[str]]:
+    """Dotted keys whose values differ, and those of each config."""
+    flat = [dict(_leaves(config.to_dict())) for config in configs]
+    keys = dict.fromkeys(key for each in flat for key in each if key != _SAME)
+    rows = {key: [_plain(each.get(key, "\u2013")) for each in flat] for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for key, value in tree.items():
+        nested = isinstance(value, Mapping)
+        found += _leaves(value, f"{prefix}{key}.") if nested else [(prefix + key, value)]
+    return found
+
+
+def commands(runs: Sequence[OpenedRun], evaluations: Sequence[Mapping[str, Any]]) -> str:
+    """The commands that make runs, numbers and page again, from the configs below them."""
+    lines = []
+    for run, evaluation in zip(runs, evaluations, strict=True):
+        config, folder = shlex.quote(f"{run.workdir}/config.json"), shlex.quote(str(run.workdir))
+        lines.append(f"vaejax train --config {config} --workdir {folder}")
+        if evaluation:
+            lines.append(f"vaejax evaluate --workdir {folder}{_asked(evaluation)}")
+    lines.append(f"vaejax report {' '.join(shlex.quote(str(run.workdir)) for run in runs)}")
+    return f"<pre><code>{escaped(chr(10).join(lines))}</code></pre>"
+
+
+def _asked(evaluation: Mapping[str, Any]) -> str:
+    """The flags of `vaejax evaluate`, as far as its numbers tell them."""
+    metrics = evaluation.get("metrics", {})
+    names = [m for m in METRICS if any(name.startswith(_BEGINS.get(m, m)) for name in metrics)]
+    bound = metrics.get("importance_weighted_nll", {}).get("protocol", "")
+    draws = re.search(r"(\d+) draws of q\(z\|x\) each", bound)
+    flags = f" --importance-samples {draws[1] if draws else 0}"
+    if names:
+        flags += f" --metrics {'all' if names == list(METRICS) else ' '.join(names)}"
+    protocols = (row.get("protocol", "") for row in metrics.values())
+    counts = {int(n) for how in protocols for n in re.findall(r"\brandom: (\d+), against", how)}
+    return flags + (f" --samples {max(counts)}" if counts else "")
+
+
+def config_texts(labels: Sequence[str], runs: Sequence[OpenedRun]) -> str:
+    """The config of each run as JSON, folded."""
+    found = []
+    for label, run in zip(labels, runs, strict=True):
+        summary = f"<summary>config.json of {escaped(label)}</summary>"
+        text = f"<pre><code>{escaped(to_json(run.config))}</code></pre>"
+        found.append(f"<details>{summary}{text}</details>")
+    return "".join(found)

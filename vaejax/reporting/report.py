@@ -1,0 +1,215 @@
+"""One page about a run, or about several side by side, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vaejax.config import saved_config
+from vaejax.data.arrays import Dataset
+from vaejax.evaluation.plane import planes
+from vaejax.evaluation.subject import Subject
+from vaejax.progress import ProgressReport
+from vaejax.reporting import page
+from vaejax.reporting.explorer import explorer, explorer_data, num_nodes
+from vaejax.reporting.metric_table import metric_table
+from vaejax.reporting.provenance import commands, config_texts, facts, labels_of, title_of
+from vaejax.reporting.run import OpenedRun, figures_of, opened
+from vaejax.reporting.summary import cautions
+
+_CAPTIONS = {
+    "training": "Training. Both curves flatten, and held out stays near training; a growing gap is "
+    "overfitting.",
+    "reconstructions": "Held-out data and what the model makes of them. Each keeps what makes its "
+    "original that one, not only its class.",
+    "samples": "Samples of the prior, decoded. None stands out from the data, and all kinds of "
+    "data occur.",
+    "latent": "Codes over the prior. They fill it without holes (pockets) or strays (leaks), and "
+    "its contours hold about 50, 90 and 99 % of them.",
+}
+_FILES = {".gif": "image/gif", ".png": "image/png"}
+_LARGEST = 3_000_000  # bytes of a file that is taken along
+
+
+def write_report(
+    workdirs: Sequence[str | Path],
+    out: str | Path | None = None,
+    dataset: Dataset | None = None,
+    *,
+    quiet: bool = True,
+) -> Path:
+    """Write one HTML file about the runs in `workdirs`.  -> its path.
+
+    That is `out`, else `report.html` of the only run or `comparison.html` in the first of several.
+    `dataset` replaces the one that the configs name.  Raises ValueError, before anything is
+    written, where there is no run, one is given twice, they are of different data, or the file is
+    there and not by this function.
+    """
+    folders = [Path(workdir) for workdir in workdirs]
+    _check(folders)
+    name = "report.html" if len(folders) == 1 else "comparison.html"
+    path = folders[0] / name if out is None else Path(out)
+    page.check_replaceable(path)
+    with ProgressReport("report", 0, len(folders), quiet) as progress:
+        runs, drawn, explored = [], [], []
+        for done, folder in enumerate(folders, start=1):
+            runs.append(opened(folder, dataset))
+            drawn.append({k: page.figure_uri(each) for k, each in figures_of(runs[-1]).items()})
+            explored.append(_explored(runs[-1]))
+            progress.update(done)
+    page.write_page(path, _document(runs, drawn, explored))
+    return path
+
+
+def _check(folders: Sequence[Path]) -> None:
+    if not folders:
+        raise ValueError("no run to report on; at least one folder")
+    configs = [saved_config(folder) for folder in folders]
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        if (same := seen.setdefault(folder.resolve(), folder)) is not folder:
+            raise ValueError(f"the run in {folder} is given twice, also as {same}")
+    first = configs[0].data_sha256
+    for folder, config in zip(folders, configs, strict=True):
+        if config.data_sha256 != first:
+            hashes = f"{config.data_sha256[:12]}..., that in {folders[0]} on {first[:12]}..."
+            raise ValueError(f"the run in {folder} is of other data, SHA-256 {hashes}")
+
+
+def _explored(run: OpenedRun) -> tuple[dict, dict] | None:
+    """Planes and their data, where the latent space is a plane and q(z|x) has a density."""
+    if run.config.latent_dim != 2 or not run.model.posterior.has_density:
+        return None
+    given = run.model, run.variables, run.dataset, run.transform, run.seed
+    found = planes(Subject(*given), nodes=num_nodes(run.dataset.x_shape))
+    labels = run.dataset.labels.get("test")
+    return found, explorer_data(found, run.held_out(2_000), labels)
+
+
+def _document(
+    runs: Sequence[OpenedRun],
+    drawn: Sequence[Mapping[str, str]],
+    explored: Sequence[tuple[dict, dict] | None],
+) -> str:
+    labels = labels_of(runs)
+    evaluations = [_evaluation(run.workdir) for run in runs]
+    lead, used = _lead(labels, drawn, explored)
+    again = commands(runs, evaluations) + config_texts(labels, runs)
+    rest = [{name: uri for name, uri in each.items() if name != used} for each in drawn]
+    sections = {
+        "trained": ("What was trained", facts(labels, runs, evaluations)),
+        "picture": ("The latent plane" if used is None else "Samples", lead),
+        "metrics": ("Metrics", _metrics(labels, runs, evaluations)),
+        "figures": ("Figures", _figures(labels, runs, rest)),
+        "reproduce": ("How to make it again", again),
+    }
+    title = f"{title_of(runs)} on {runs[0].dataset.name}"
+    links = "".join(f'<a href="#{key}">{head}</a>' for key, (head, _) in sections.items())
+    parts = [
+        f'<section id="{key}"><h2>{head}</h2>{content}</section>'
+        for key, (head, content) in sections.items()
+    ]
+    head = f"<header><h1>{page.escaped(title)}</h1><nav>{links}</nav></header>"
+    foot = "<footer>Made by <code>vaejax report</code>. This page loads nothing.</footer>"
+    scripts = ("drawing.js", "explorer.js") if any(explored) else ()
+    return page.page(title, f"{head}<main>{''.join(parts)}</main>{foot}", scripts)
+
+
+def _lead(
+    labels: Sequence[str],
+    drawn: Sequence[Mapping[str, str]],
+    explored: Sequence[tuple[dict, dict] | None],
+) -> tuple[str, str | None]:
+    """The picture that comes first, and the name of the figure that it is, if any."""
+    found = [(label, *each) for label, each in zip(labels, explored, strict=True) if each]
+    if len(found) == len(labels):
+        intro = (
+            "<p>Move over a plane, by mouse, touch or arrow keys: the decoder shows what lies "
+            "there, in all runs at the same place. A decoder knows only where codes lie; a sample "
+            "from elsewhere is a guess. A click makes the address a link to the place.</p>"
+        )
+        return intro + explorer(*map(list, zip(*found, strict=True))), None
+    figures = [(label, each["samples"]) for label, each in zip(labels, drawn, strict=True)]
+    return _gallery([(label, "samples", uri) for label, uri in figures]), "samples"
+
+
+def _evaluation(workdir: Path) -> dict[str, Any]:
+    """The content of `evaluation.json`, {} without one.  Raises ValueError where it is damaged."""
+    path = workdir / "evaluation.json"
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        _ = [row["value"] for row in found["metrics"].values()]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read: {error!r}") from error
+    return found
+
+
+def _metrics(
+    labels: Sequence[str], runs: Sequence[OpenedRun], evaluations: Sequence[Mapping[str, Any]]
+) -> str:
+    notes = []
+    for label, run, evaluation in zip(labels, runs, evaluations, strict=True):
+        which = f"<b>{page.escaped(label)}</b>: " if len(runs) > 1 else ""
+        if not evaluation:
+            command = page.escaped(f"vaejax evaluate --workdir {run.workdir} --metrics all")
+            notes.append(f"{which}not evaluated yet; <code>{command}</code> does it.")
+            continue
+        notes += [which + page.escaped(text) for text in cautions(evaluation, run.config)]
+        if (step := evaluation.get("step")) != int(run.state.step):
+            drawn = f"evaluated at step {step}; all else here is of step {int(run.state.step)}"
+            notes.append(which + page.escaped(drawn))
+    said = "".join(f'<p class="caution">{note}</p>' for note in notes)
+    if not any(evaluations):
+        return said
+    legend = (
+        "<p>\u00b1 is one standard error. Open a name to see what it is and how each number was "
+        "made. "
+    )
+    if len(runs) > 1:
+        legend += (
+            '<span class="best">Green</span> is better by more than two standard errors of the '
+            'difference, <span class="ahead">bold</span> is better but its error is not known; '
+            "both only where the protocols are the same."
+        )
+    return said + legend + "</p>" + metric_table(labels, evaluations)
+
+
+def _figures(
+    labels: Sequence[str], runs: Sequence[OpenedRun], drawn: Sequence[Mapping[str, str]]
+) -> str:
+    parts = []
+    for name in dict.fromkeys(name for each in drawn for name in each):
+        shown = [
+            (label, name, each[name])
+            for label, each in zip(labels, drawn, strict=True)
+            if name in each
+        ]
+        caption = page.escaped(_CAPTIONS.get(name, name.replace("_", " ").capitalize() + "."))
+        parts.append(f"<p>{caption}</p>{_gallery(shown)}")
+    for label, run in zip(labels, runs, strict=True):
+        for path in sorted((run.workdir / "figures").glob("*")):
+            if path.suffix == ".gif" or path.name.endswith("_pair.png"):
+                parts.append(_file(label, path))
+    return "".join(parts)
+
+
+def _file(label: str, path: Path) -> str:
+    text = path.stem.replace("_", " ").capitalize()
+    if (size := path.stat().st_size) > _LARGEST:
+        return f"<p>{page.escaped(f'{text}: {path} ({size / 1e6:.1f} MB) is left out.')}</p>"
+    uri = page.data_uri(path.read_bytes(), _FILES[path.suffix])
+    return f"<p>{page.escaped(text)}.</p>{_gallery([(label, text, uri)])}"
+
+
+def _gallery(shown: Sequence[tuple[str, str, str]]) -> str:
+    """(label, name, data URI) of pictures side by side, as many as there is room for."""
+    figures = []
+    for label, name, uri in shown:
+        text = page.escaped(f"{name}, {label}")
+        caption = f"<figcaption>{page.escaped(label)}</figcaption>" if len(shown) > 1 else ""
+        figures.append(f'<figure>{caption}<img src="{uri}" alt="{text}"></figure>')
+    return f'<div class="gallery">{"".join(figures)}</div>'
