@@ -16,10 +16,11 @@ from vaejax.cli_evaluate import METRIC_NAMES, evaluation_flags, evaluation_optio
 from vaejax.config import load_config
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.evaluation import comparison, features, subject
-from vaejax.evaluation.comparison import Comparison, Counts
+from vaejax.evaluation.comparison import Comparison
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.evaluation.features import FeatureMap, classifier_features
 from vaejax.evaluation.metrics import METRICS, metrics_of
+from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.subject import Subject
 from vaejax.models.vae import make_model
 from vaejax.training.state import initial_state
@@ -42,7 +43,8 @@ def subject_of(counts=SMALL, scale=1.0, **changes):
     model = make_model(config, dataset.x_shape)
     variables = initial_state(model, {}, 0, dataset.x_shape).variables()
     variables = jax.tree.map(lambda leaf: scale * leaf, variables)
-    return Subject(model, variables, dataset, make_transform(config, dataset), 0, counts=counts)
+    transform, protocol = make_transform(config, dataset), Protocol(counts=counts)
+    return Subject(model, variables, dataset, transform, 0, protocol)
 
 
 def values(found):
@@ -155,10 +157,10 @@ def test_images_are_compared_in_the_features_of_inception_if_told(monkeypatch):
     parser = argparse.ArgumentParser()
     evaluation_flags(parser)
     options = evaluation_options(parser.parse_args(["--inception", "weights.pth"]))
-    compared = Comparison(digits, None, counts=SMALL, inception=options["inception"])
+    compared = Comparison(digits, None, Protocol(**options))
     assert compared.features.name == "inception"
     with one_line(r"data of shape \(2,\); Inception takes images"):
-        Comparison(moons, None, inception="weights.pth").features  # noqa: B018
+        Comparison(moons, None, Protocol(**options)).features  # noqa: B018
 
 
 def test_weights_are_refused_before_anything_is_computed(tmp_path):
@@ -170,7 +172,7 @@ def test_weights_are_refused_before_anything_is_computed(tmp_path):
 
 def test_few_samples_have_no_frechet_distance_unless_asked_for():
     few = {"num_test": 150, "prior": "standard_normal"}
-    with one_line("150 samples; at least 200, unless asked"):
+    with one_line("150 samples; at least 1600, unless asked"):
         metrics_of(subject_of(Counts(reference=300), **few), ["frechet"])
     found = metrics_of(subject_of(Counts(reference=300, images=150), **few), ["frechet"])
     assert found["frechet[fourier, floor]"]["value"] >= 0

@@ -13,8 +13,9 @@ from vaejax.cli import main
 from vaejax.config import load_config
 from vaejax.data.sources import dataset_from
 from vaejax.data.transforms import scaled
-from vaejax.evaluation.comparison import Comparison, Counts
+from vaejax.evaluation.comparison import Comparison
 from vaejax.evaluation.control import Control
+from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.samples import frechet_distance, moments
 from vaejax.tables.plan import cells_of, default_table, load_table, validate_table
 from vaejax.tables.results import claims, without_seed
@@ -191,8 +192,8 @@ def test_protocols_compare_without_their_seeds():
 
 def test_a_control_has_the_moments_of_the_data_and_is_told_from_it_by_their_shape():
     dataset = dataset_from(load_config("configs/two_moons.py"))
-    counts = Counts(images=2_000)
-    compared = Comparison(dataset, scaled(1.0), counts=counts)
+    protocol = Protocol(counts=Counts(images=2_000))
+    compared = Comparison(dataset, scaled(1.0), protocol)
     one, ten = (Control(compared, 0, num_components=k).samples["random"] for k in (1, 10))
     real = moments(compared.real)
     floor = frechet_distance(real, moments(compared.floor), 0)
@@ -201,7 +202,7 @@ def test_a_control_has_the_moments_of_the_data_and_is_told_from_it_by_their_shap
     assert floor < mixture < gaussian
     assert gaussian > 20 * floor
     plain = compared.features._replace(features_of=lambda x: x)
-    compared = Comparison(dataset, scaled(1.0), counts=counts)
+    compared = Comparison(dataset, scaled(1.0), protocol)
     compared.features = plain
     blind = Control(compared, 0, num_components=1).samples["random"]
     assert frechet_distance(moments(compared.real), moments(blind), 0) < 0.01

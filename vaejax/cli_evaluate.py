@@ -59,8 +59,8 @@ def evaluation_flags(command: argparse.ArgumentParser) -> None:
 
 def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The same as keywords of `evaluate`.  Raises ValueError."""
-    from vaejax.evaluation.comparison import Counts
     from vaejax.evaluation.metrics import METRICS
+    from vaejax.evaluation.protocol import Counts
 
     return {
         "split": arguments.split,

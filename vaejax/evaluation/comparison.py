@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,8 @@ from vaejax.data.arrays import Dataset
 from vaejax.data.transforms import Transform
 from vaejax.evaluation.features import FeatureMap, classifier_features, fourier_features
 from vaejax.evaluation.inception import check_images, inception_features
+from vaejax.evaluation.protocol import Protocol
 from vaejax.training.state import observed
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How much of everything a protocol takes; 20,000 images are those of arXiv 1911.10506."""
-
-    reference: int = 10_000  # training examples whose q(z|x) make the aggregate posterior
-    latent: int = 5_000  # draws of the prior, and of the aggregate posterior
-    images: int = 20_000  # of every set that is compared with data; fewer than 2,048 if so asked
-    pairs: int = 5_000  # of every set, where all distances between two sets are taken
-    low_fraction: float = 0.2  # of prior draws that are low-posterior samples
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value <= 0:
-                raise ValueError(f"{name} is {value}; it must be positive")
 
 
 @dataclass
@@ -38,17 +22,15 @@ class Comparison:
 
     dataset: Dataset
     transform: Transform
-    split: str = "test"
-    counts: Counts = field(default_factory=Counts)
+    protocol: Protocol = field(default_factory=Protocol)
     quiet: bool = True
-    inception: str | Path | None = None  # weights of `inception_features`, in place of a classifier
 
     @functools.cached_property
     def features(self) -> FeatureMap:
         """In which images are compared, or points."""
-        if self.inception is not None:
+        if self.protocol.inception is not None:
             check_images(self.dataset.x_shape)
-            return inception_features(self.inception)
+            return inception_features(self.protocol.inception)
         if len(self.dataset.x_shape) == 1:
             return fourier_features(self.dataset)
         return classifier_features(self.dataset, quiet=self.quiet)
@@ -61,7 +43,7 @@ class Comparison:
     @functools.cached_property
     def floor(self) -> np.ndarray:
         """Features of the held-out data; no model is expected to be nearer.  -> (N, F)."""
-        return self._of_split(self.split)
+        return self._of_split(self.protocol.split)
 
     def features_of(self, x: np.ndarray) -> np.ndarray:
         """Of images as a file would hold them, in [0, 1] and 256 levels; of points as they are.
@@ -80,7 +62,7 @@ class Comparison:
 
     def _of_split(self, split: str) -> np.ndarray:
         rows: Any = self.dataset.splits[split]
-        chosen = some(len(rows), self.counts.images)
+        chosen = some(len(rows), self.protocol.counts.images)
         parts = []
         for first in range(0, len(chosen), 1_000):
             index = chosen[first : first + 1_000]

@@ -29,14 +29,14 @@ class Control:
         from sklearn.decomposition import PCA
         from sklearn.mixture import GaussianMixture
 
-        compared, most = self.comparison, self.comparison.counts.images
+        compared, most = self.comparison, self.comparison.protocol.counts.images
         x = compared.data("train", most)
         shape, flat = x.shape[1:], x.reshape(len(x), -1)
         dims = min(self.num_dims, math.prod(shape), len(x) - 1)
         components = PCA(dims, random_state=self.seed).fit(flat)
         mixture = GaussianMixture(self.num_components, random_state=self.seed)
         mixture.fit(components.transform(flat).astype(np.float64))
-        held_out = compared.data(compared.split, most).reshape(-1, flat.shape[1])
+        held_out = compared.data(compared.protocol.split, most).reshape(-1, flat.shape[1])
         drawn = mixture.sample(most)[0]
         # In random order: they come component by component.
         drawn = np.random.default_rng(self.seed).permutation(drawn)

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import math
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import vaejax
 from vaejax.config import to_json, unknown
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from, make_transform
-from vaejax.data.transforms import Transform
-from vaejax.evaluation.comparison import Counts, some
+from vaejax.evaluation.comparison import some
 from vaejax.evaluation.costs import split_costs
 from vaejax.evaluation.likelihood import importance_weighted_bound
-from vaejax.evaluation.metrics import Row, check_metrics, mean_row, metrics_of, timed
+from vaejax.evaluation.metrics import Row, mean_row, metrics_of, timed
+from vaejax.evaluation.protocol import Protocol
 from vaejax.evaluation.subject import Subject
 from vaejax.objectives.regularizers import make_method
 from vaejax.progress import ProgressReport
@@ -36,72 +35,48 @@ def evaluate(
     workdir: str | Path,
     dataset: Dataset | None = None,
     *,
-    split: str = "test",
-    importance_samples: int = 1_000,
-    importance_examples: int = 500,
-    metrics: Sequence[str] = (),
-    counts: Counts | None = None,
-    thresholds: Sequence[float] = (),
-    inception: str | Path | None = None,
     checkpoint: int | None = None,
     other_data: bool = False,
     quiet: bool = True,
     seconds: dict[str, float] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Evaluate the run in `workdir` and write `evaluation.json` there.  -> what it holds.
 
-    For a split other than "test" the file is `evaluation_<split>.json`; for data other than those
-    of the run, which `other_data` must allow, it ends in their hash.  Exact means over `split` of
-    ELBO, reconstruction and KL; every weighted cost; the importance-weighted bound with
-    `importance_samples` draws (0 leaves it out) for at most `importance_examples`; and those of
-    METRICS that `metrics` names, with the sample sizes of `counts`, leakage at `thresholds` (nats
-    of log p0; quantiles unless given), images in the features of the weights `inception` if given.
-    `seconds` is filled with the time of each.  Raises ValueError for an unknown split or metric,
-    one that the model or the data do not allow, wrong weights, and data other than the run's.
+    options: fields of `Protocol`.  For a split other than "test" the file is
+    `evaluation_<split>.json`; for data other than those of the run, which `other_data` must allow,
+    it ends in their hash.  `seconds` is filled with the time of each metric.  Raises ValueError for
+    an unknown split or metric, one that the model or the data do not allow, wrong weights, and data
+    other than the run's.
     """
-    workdir = Path(workdir)
+    workdir, protocol = Path(workdir), Protocol(**options)
     model, state, config = load(workdir, checkpoint)
     dataset = run_dataset(workdir, config, dataset, other_data)
+    if protocol.split not in dataset.splits:
+        raise unknown("split", protocol.split, dataset.splits)
     transform = make_transform(config, dataset, model.likelihood.unit_interval)
-    check_metrics(metrics)
-    _check(dataset, split, importance_samples, importance_examples)
-    given = model, state.variables(), dataset, transform, config.seed, split, counts or Counts()
-    subject = Subject(*given, quiet, tuple(thresholds), inception)
+    given = model, state.variables(), dataset, transform, config.seed, protocol, quiet
+    subject = Subject(*given)
     seconds = {} if seconds is None else seconds
-    named = metrics_of(subject, metrics, seconds)  # first: it may refuse
+    named = metrics_of(subject, protocol.metrics, seconds)  # first: it may refuse
     with timed(seconds, "terms and costs"):
-        found = _terms(subject, config) | _costs(model, config, dataset, transform, state, split)
+        found = _terms(subject, config) | _costs(subject, config, state)
     with timed(seconds, "importance_weighted_nll"):
-        found |= _bound(subject, importance_samples, importance_examples)
+        found |= _bound(subject)
+    sha256 = subject.comparison.features.sha256 if protocol.inception else ""
     result = {
         "step": int(state.step),
-        "split": split,
-        "num_examples": len(dataset.splits[split]),
+        "split": protocol.split,
+        "num_examples": len(dataset.splits[protocol.split]),
         "data": {"name": dataset.name, "sha256": dataset.sha256, "note": dataset.note},
         "seed": config.seed,
-        "protocol": {
-            "split": split,
-            "importance_samples": importance_samples,
-            "importance_examples": importance_examples,
-            "metrics": list(metrics),
-            "counts": vars(subject.counts),
-            "thresholds": list(thresholds),
-            **({} if inception is None else {"inception": subject.comparison.features.sha256}),
-        },
+        "protocol": protocol.to_json(sha256),
         **_provenance(config),
         "metrics": found | named,
     }
-    write_text(workdir / _name(split, dataset, config), json.dumps(result, indent=2) + "\n")
+    path = workdir / _name(protocol.split, dataset, config)
+    write_text(path, json.dumps(result, indent=2) + "\n")
     return result
-
-
-def _check(dataset: Dataset, split: str, num_samples: int, num_examples: int) -> None:
-    if split not in dataset.splits:
-        raise unknown("split", split, dataset.splits)
-    if num_samples < 0:
-        raise ValueError(f"importance samples are {num_samples}; at least 0 (none)")
-    if num_examples < 1:
-        raise ValueError(f"examples of importance sampling are {num_examples}; at least 1")
 
 
 def _name(split: str, dataset: Dataset, config: ConfigDict) -> str:
@@ -137,7 +112,7 @@ def run_dataset(
 def _terms(subject: Subject, config: ConfigDict) -> dict[str, Row]:
     """Exact means of the ELBO and its parts, and what the paper's table calls NLL."""
     split_terms = make_split_terms(subject.model, transform=subject.transform, seed=subject.seed)
-    terms = split_terms(subject.variables, subject.dataset.splits[subject.split])
+    terms = split_terms(subject.variables, subject.dataset.splits[subject.protocol.split])
     protocol = f"{_where(subject)}; one draw of q(z|x) each; key = (seed {subject.seed}, index)"
     found = {name: mean_row(values, protocol) for name, values in terms.items()}
     if config.likelihood != "gaussian":  # without its weight there is no such number
@@ -151,12 +126,14 @@ def _terms(subject: Subject, config: ConfigDict) -> dict[str, Row]:
     return found | {"nll_published": mean_row(scaled, of_batch, "1000 squared errors")}
 
 
-def _bound(subject: Subject, num_samples: int, most: int) -> dict[str, Row]:
+def _bound(subject: Subject) -> dict[str, Row]:
     """The importance-weighted bound, where there are samples and a density."""
+    protocol = subject.protocol
+    num_samples = protocol.importance_samples
     if not (num_samples and subject.model.posterior.has_density):
         return {}
-    rows: Any = subject.dataset.splits[subject.split]
-    chosen = some(len(rows), most)
+    rows: Any = subject.dataset.splits[protocol.split]
+    chosen = some(len(rows), protocol.importance_examples)
     with ProgressReport("importance-weighted bound", 0, len(chosen), subject.quiet) as progress:
         bound = importance_weighted_bound(
             subject.model,
@@ -168,35 +145,30 @@ def _bound(subject: Subject, num_samples: int, most: int) -> dict[str, Row]:
             seed=subject.seed,
             progress=progress.update,
         )
-    protocol = f"{num_samples} draws of q(z|x) each; key = (seed {subject.seed}, index)"
     which = "all" if len(chosen) == len(rows) else "the same always"
-    where = f"{subject.split} split, {len(chosen)} of {len(rows)} examples ({which})"
-    return {"importance_weighted_nll": mean_row(-bound, f"{where}; {protocol}")}
+    where = f"{protocol.split} split, {len(chosen)} of {len(rows)} examples ({which})"
+    drawn = f"{num_samples} draws of q(z|x) each; key = (seed {subject.seed}, index)"
+    return {"importance_weighted_nll": mean_row(-bound, f"{where}; {drawn}")}
 
 
 def _where(subject: Subject) -> str:
     drawn = "; x drawn once per example" if subject.transform.is_random else ""
-    count = len(subject.dataset.splits[subject.split])
-    return f"{subject.split} split, all {count} examples{drawn}"
+    count = len(subject.dataset.splits[subject.protocol.split])
+    return f"{subject.protocol.split} split, all {count} examples{drawn}"
 
 
-def _costs(
-    model: Any,
-    config: ConfigDict,
-    dataset: Dataset,
-    transform: Transform,
-    state: Any,
-    split: str,
-) -> dict[str, Any]:
+def _costs(subject: Subject, config: ConfigDict, state: Any) -> dict[str, Row]:
+    """Every weighted cost of the method."""
+    split, dataset = subject.protocol.split, subject.dataset
     rows, num_train = dataset.splits[split], len(dataset.splits["train"])
     _, objective = make_method(config, dataset.x_shape, num_train)
     values, size = split_costs(
-        model,
+        subject.model,
         objective.players,
         state,
         rows,
         batch_size=config.batch_size,
-        transform=transform,
+        transform=subject.transform,
         seed=config.seed,
     )
     count = len(next(iter(values.values())))

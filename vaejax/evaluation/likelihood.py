@@ -46,18 +46,16 @@ def importance_weighted_bound(
 ) -> np.ndarray:
     """log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x) with z_s ~ q(z|x) (arXiv 1509.00519, eq. 8).
 
-    rows: (N, *X) raw -> (N,) nats, a lower bound on log p(x) in expectation that tightens with
-    S = `num_samples`.  indices: (N,) those of the rows in their data set, else 0 to N - 1.
-    `batch_size` examples times at most `chunk` samples are decoded at once;
-    they bound the memory, are chosen for speed unless given, and change nothing else, since a draw
-    depends on (seed, example, sample) alone.  Raises ValueError without samples.
+    rows: (N, *X) raw -> (N,) nats, below log p(x) in expectation, less so with more samples.
+    indices: (N,) of the rows in their data set, by which they draw; else 0 to N - 1.  `batch_size`
+    times at most `chunk` are decoded at once.  Raises ValueError without samples.
     """
     if num_samples < 1:
         raise ValueError(f"the number of importance samples is {num_samples}; at least 1")
     at_once = num_at_once(model, variables, rows.shape[1:], ("decoder",))
     most = min(at_once, max(_EXAMPLES, at_once // num_samples))
     batch_size = min(batch_size or even_size(len(rows), most), len(rows))
-    numbers = np.arange(len(rows)) if indices is None else np.asarray(indices)
+    numbers = np.arange(len(rows)) if indices is None else indices
     chunk = even_size(num_samples, chunk or at_once // batch_size)
 
     @jax.jit

@@ -132,7 +132,7 @@ def information(subject: Subject) -> dict[str, Row]:
 def leaks(subject: Subject) -> dict[str, Row]:
     """The leakage score at the subject's thresholds, else at quantiles of the prior's density."""
     _, q = subject.draws
-    at = {f"log p0 < {threshold:g}": threshold for threshold in subject.thresholds}
+    at = {f"log p0 < {threshold:g}": threshold for threshold in subject.protocol.thresholds}
     if not at:
         thresholds = base_quantiles(_LEVELS, q.z.shape[1])
         at = {f"{level:g}": value for level, value in zip(_LEVELS, thresholds, strict=True)}
@@ -156,7 +156,7 @@ def frechet(subject: Compared) -> dict[str, Row]:
     compared, found = subject.comparison, {}
     real = moments(compared.real)
     # A covariance of few dimensions needs fewer; and who asks for fewer gets them.
-    fewest = min(FEWEST, 100 * len(real.mean), compared.counts.images)
+    fewest = min(FEWEST, 100 * len(real.mean), compared.protocol.counts.images)
     for name, features in subject.samples.items():
         value = frechet_distance(real, moments(features), fewest)
         error = frechet_error(real, features)
@@ -181,7 +181,7 @@ def kernel_distance(subject: Compared) -> dict[str, Row]:
 
 def precision_recall(subject: Compared) -> dict[str, Row]:
     """How many samples lie in the support of the data, and the reverse."""
-    compared, found, most = subject.comparison, {}, subject.comparison.counts.pairs
+    compared, found, most = subject.comparison, {}, subject.comparison.protocol.counts.pairs
     real = compared.real[:most]
     for name, features in subject.samples.items():
         both = precision_and_recall(real, features[:most])

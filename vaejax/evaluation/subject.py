@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,9 +13,10 @@ from flax import linen as nn
 
 from vaejax.data.arrays import Dataset
 from vaejax.data.transforms import Transform
-from vaejax.evaluation.comparison import Comparison, Counts, some
+from vaejax.evaluation.comparison import Comparison, some
 from vaejax.evaluation.latent import Codes, make_codes
 from vaejax.evaluation.pockets import Aggregate, Draws, draws_of_both, lowest
+from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.models.vae import VAE
 from vaejax.training.state import METRIC, stream_key
 from vaejax.training.validation import num_at_once, over_split
@@ -32,14 +32,11 @@ class Subject:
     dataset: Dataset
     transform: Transform
     seed: int
-    split: str = "test"
-    counts: Counts = field(default_factory=Counts)
+    protocol: Protocol = field(default_factory=Protocol)
     quiet: bool = True
-    thresholds: tuple[float, ...] = ()  # of leakage, in nats of log p0; none: quantiles of it
-    inception: str | Path | None = None  # a file of weights
 
     def __post_init__(self) -> None:
-        if self.inception is not None:
+        if self.protocol.inception is not None:
             _ = self.comparison.features  # refuses wrong weights before anything is computed
 
     def key(self, purpose: int) -> Array:
@@ -60,7 +57,7 @@ class Subject:
     @functools.cached_property
     def held_out(self) -> Codes:
         """Codes of the split."""
-        return self._codes(self.variables, self.dataset.splits[self.split])
+        return self._codes(self.variables, self.dataset.splits[self.protocol.split])
 
     @functools.cached_property
     def _codes(self) -> Callable[..., Codes]:
@@ -85,8 +82,12 @@ class Subject:
     @functools.cached_property
     def comparison(self) -> Comparison:
         """With training data."""
-        given = self.dataset, self.transform, self.split, self.counts, self.quiet
-        return Comparison(*given, self.inception)
+        return Comparison(self.dataset, self.transform, self.protocol, self.quiet)
+
+    @property
+    def counts(self) -> Counts:
+        """Of the protocol."""
+        return self.protocol.counts
 
     @functools.cached_property
     def samples(self) -> dict[str, np.ndarray]:

@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 from vaejax.config import saved_config
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from, make_transform
-from vaejax.evaluation.comparison import Comparison, Counts
+from vaejax.evaluation.comparison import Comparison
 from vaejax.evaluation.control import Control
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.evaluation.metrics import OF_SAMPLES
+from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.models.vae import make_model
 from vaejax.tables.plan import Cell
 from vaejax.training.loop import fit
@@ -49,29 +50,20 @@ def train_cell(cell: Cell, seeds: Sequence[int], dataset: Dataset, quiet: bool) 
 
 def evaluated(table: ConfigDict, folder: Path, dataset: Dataset, quiet: bool) -> dict[str, Any]:
     """`evaluation.json` of a complete run, made anew unless it has the table's protocol."""
-    protocol = protocol_of(table)
-    counts = Counts(**protocol.pop("counts"))
+    wanted = protocol_of(table)
     try:
         found = json.loads((folder / "evaluation.json").read_text())
         is_current = found["step"] == saved_config(folder).num_steps
-        is_current &= _covers(found["protocol"], protocol_of(table))
+        is_current &= _covers(found["protocol"], wanted.to_json())
     except (OSError, ValueError, KeyError, TypeError):
         is_current = False
-    if is_current:
-        return found
-    return evaluate(folder, dataset, counts=counts, **protocol, quiet=quiet)
+    return found if is_current else evaluate(folder, dataset, **vars(wanted), quiet=quiet)
 
 
-def protocol_of(table: ConfigDict) -> dict[str, Any]:
+def protocol_of(table: ConfigDict) -> Protocol:
     """What every evaluation of the table is told."""
-    return {
-        "split": table.split,
-        "importance_samples": table.importance_samples,
-        "importance_examples": table.importance_examples,
-        "metrics": list(table.metrics),
-        "counts": vars(Counts(images=table.samples)),
-        "thresholds": [],
-    }
+    keys = ("split", "metrics", "importance_samples", "importance_examples")
+    return Protocol(**{key: table[key] for key in keys}, counts=Counts(images=table.samples))
 
 
 def _covers(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -84,8 +76,7 @@ def control_rows(table: ConfigDict, cell: Cell, dataset: Dataset, quiet: bool) -
     """The control's name and metrics for every seed, on the data of a cell."""
     model = make_model(cell.config, dataset.x_shape)
     transform = make_transform(cell.config, dataset, model.likelihood.unit_interval)
-    counts = Counts(images=table.samples)
-    comparison = Comparison(dataset, transform, table.split, counts, quiet)
+    comparison = Comparison(dataset, transform, protocol_of(table), quiet)
     metrics = [OF_SAMPLES[name] for name in table.metrics if name in OF_SAMPLES]
     controls = {seed: Control(comparison, seed) for seed in table.seeds}
     return {

@@ -1,0 +1,51 @@
+"""What an evaluation is told: numbers of different protocols do not compare."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much of everything a protocol takes; 20,000 images are those of arXiv 1911.10506."""
+
+    reference: int = 10_000  # training examples whose q(z|x) make the aggregate posterior
+    latent: int = 5_000  # draws of the prior, and of the aggregate posterior
+    images: int = 20_000  # of every set that is compared with data; fewer than 2,048 if so asked
+    pairs: int = 5_000  # of every set, where all distances between two sets are taken
+    low_fraction: float = 0.2  # of prior draws that are low-posterior samples
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Raises ValueError for what is out of range."""
+
+    split: str = "test"
+    metrics: tuple[str, ...] = ()  # names of METRICS, beside the ELBO, its parts and all costs
+    importance_samples: int = 1_000  # of the importance-weighted bound; 0 leaves it out
+    importance_examples: int = 500  # that it is taken of, at most; the same ones always
+    counts: Counts = field(default_factory=Counts)
+    thresholds: tuple[float, ...] = ()  # of leakage, in nats of log p0; none: its quantiles
+    inception: str | Path | None = None  # weights of `inception_features`, not the classifier
+
+    def __post_init__(self) -> None:
+        for name in ("metrics", "thresholds"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.importance_samples < 0:
+            raise ValueError(f"importance samples are {self.importance_samples}; at least 0 (none)")
+        if self.importance_examples < 1:
+            count = self.importance_examples
+            raise ValueError(f"examples of importance sampling are {count}; at least 1")
+
+    def to_json(self, sha256: str = "") -> dict[str, Any]:
+        """JSON-able, with the hash of the weights of `inception` in place of where they are."""
+        tree = asdict(self)
+        tree |= {"metrics": list(self.metrics), "thresholds": list(self.thresholds)}
+        return {**tree, "inception": None if self.inception is None else sha256}
