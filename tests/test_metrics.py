@@ -172,7 +172,7 @@ def test_weights_are_refused_before_anything_is_computed(tmp_path):
 
 def test_few_samples_have_no_frechet_distance_unless_asked_for():
     few = {"num_test": 150, "prior": "standard_normal"}
-    with one_line("150 samples; at least 1600, unless asked"):
+    with one_line("400 samples; at least 1600, unless asked"):
         metrics_of(subject_of(Counts(reference=300), **few), ["frechet"])
     found = metrics_of(subject_of(Counts(reference=300, images=150), **few), ["frechet"])
     assert found["frechet[fourier, floor]"]["value"] >= 0

@@ -55,25 +55,24 @@ def importance_weighted_bound(
     at_once = num_at_once(model, variables, rows.shape[1:], ("decoder",))
     most = min(at_once, max(_EXAMPLES, at_once // num_samples))
     batch_size = min(batch_size or even_size(len(rows), most), len(rows))
-    numbers = np.arange(len(rows)) if indices is None else indices
     chunk = even_size(num_samples, chunk or at_once // batch_size)
 
     @jax.jit
     def encoded(variables: Any, rows: Array, indices: Array) -> _Block:
         x = observed(transform, rows, indices)
-        features = nn.apply(VAE.features, model)(variables, x)
-        return _Block(x, features, example_keys(stream_key(seed, EVALUATE), indices))
+        keys = example_keys(stream_key(seed, EVALUATE), indices)
+        return _Block(x, nn.apply(VAE.features, model)(variables, x), keys)
 
     def with_chunk(sums: LogSum, variables: Any, block: _Block, first: Array) -> LogSum:
         samples = first + jnp.arange(chunk)
-        log_weights = nn.apply(_log_weights, model)(variables, block, samples)
-        log_weights = jnp.where(samples[:, None] < num_samples, log_weights, -jnp.inf)
-        return sums.merged(log_weights, axis=0)
+        terms = nn.apply(_log_weights, model)(variables, block, samples)
+        return sums.merged(jnp.where(samples[:, None] < num_samples, terms, -jnp.inf), axis=0)
 
     over_chunks = _over_chunks(with_chunk, np.arange(0, num_samples, chunk))
+    numbers = np.arange(len(rows)) if indices is None else indices
 
-    def sums_of(rows: np.ndarray, indices: np.ndarray) -> LogSum:
-        return over_chunks(variables, encoded(variables, rows, numbers[indices]))
+    def sums_of(rows: np.ndarray, positions: np.ndarray) -> LogSum:
+        return over_chunks(variables, encoded(variables, rows, numbers[positions]))
 
     pieces = []
     for sums, done in in_blocks(sums_of, rows, batch_size):
