@@ -61,12 +61,12 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (9, 9, 5, 4, 1)) / 255
 SHAPE = (5, 4, 1)
 
 
-def plane_of(reach, decoded, shift=0.0):
-    """A plane whose prior is N(0, I), and whose aggregate posterior is N((shift, 0), I)."""
+def plane_of(reach, decoded, shift=0.0, lift=0.0):
+    """A plane whose prior is N(0, I), and whose aggregate posterior is N((shift, lift), I)."""
     x = np.linspace(-reach, reach, 129)
     ring = np.stack([np.cos(np.arange(40)), np.sin(np.arange(40))], axis=1).astype(np.float32)
     log_p = -0.5 * (x**2 + x[:, None] ** 2) - np.log(2 * np.pi)
-    log_q = -0.5 * ((x - shift) ** 2 + x[:, None] ** 2) - np.log(2 * np.pi)
+    log_q = -0.5 * ((x - shift) ** 2 + (x[:, None] - lift) ** 2) - np.log(2 * np.pi)
     return Plane(x, x, log_p, log_q, decoded, ring, 2 * ring, 3 * ring, 0.25)
 
 
@@ -167,6 +167,35 @@ def test_pointer_keys_spaces_and_toggles_change_what_is_seen(tmp_path):
     assert steps["z0"]["verdict"][0].startswith("leak")
     assert steps["z0"]["p"][1] == "\u2013"  # outside the plane of the second run
     assert steps["resized"] == {**steps["z0"], "name": "resized"}
+
+
+def test_shades_lie_where_their_densities_do(tmp_path):
+    act = """
+    all("input[type=checkbox]").filter((box) => box.checked).forEach((box) => box.click());
+    const alphas = (layer) => {
+      const box = all(`input[value=${layer}]`)[0], canvas = parts("plane")[0];
+      at(9, 9); box.click();
+      const context = canvas.getContext("2d"), side = canvas.width;
+      const places = [[1.5, 2], [1.5, -2], [-1.5, 2], [-1.5, -2]];
+      const found = places.map(([x, y]) => context.getImageData(
+        Math.round((0.5 + x / 8) * side), Math.round((0.5 - y / 8) * side), 1, 1).data[3]);
+      box.click();
+      return found;
+    };
+    note("shades", { aggregate: alphas("aggregate"), pockets: alphas("pockets") });
+    """
+    runs = [{"z": plane_of(4.0, IMAGES, 1.5, 2.0)}]
+    shades = browsed(tmp_path, runs, np.zeros((3, *SHAPE)), act)["shades"]
+    # q is densest at (1.5, 2), then (-1.5, 2), then (1.5, -2); it leaks at the first, and its
+    # pockets are the other places.
+    top, below, left, far = shades["aggregate"]
+    assert top == pytest.approx(0.75 * 255, abs=2)
+    assert left == pytest.approx(0.75 * 255 * (1 - 4.5 / 9), abs=4)
+    assert below == pytest.approx(0.75 * 255 * (1 - 8 / 9), abs=4)
+    assert far == 0
+    ratios = np.array([3.125, 8 - 3.125, 4.5 - 3.125, 12.5 - 3.125])  # |log p - log q|
+    opacities = np.minimum(0.85, (ratios - 0.7) / 4)
+    assert shades["pockets"] == pytest.approx((255 * opacities).tolist(), abs=5)
 
 
 def test_points_are_decoded_by_bilinear_interpolation(tmp_path):

@@ -17,9 +17,9 @@ from vaejax.data.sources import dataset_from
 from vaejax.evaluation.plane import planes
 from vaejax.evaluation.subject import Subject
 from vaejax.reporting.explorer import sprite
+from vaejax.reporting.opened import opened
 from vaejax.reporting.page import script_json
 from vaejax.reporting.report import write_report
-from vaejax.reporting.run import opened
 from vaejax.training.loop import fit
 
 ODD = '<b>&"x'
@@ -54,7 +54,7 @@ def workdirs(tmp_path_factory):
     (found[0] / "evaluation.json").write_text(json.dumps(evaluation))
     (found[0] / "figures").mkdir()
     (found[0] / "figures" / "moving.gif").write_bytes(b"GIF89a moving")
-    (found[0] / "figures" / "both_pair.png").write_bytes(b"PNG of both")
+    (found[0] / "figures" / "both_pair_plain.png").write_bytes(b"PNG of both")
     (found[0] / "figures" / "samples.png").write_bytes(b"PNG of one")
     return found
 

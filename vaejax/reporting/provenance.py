@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from vaejax.config import CHOICES, to_json
 from vaejax.evaluation.metrics import METRICS
+from vaejax.reporting.opened import OpenedRun
 from vaejax.reporting.page import escaped
-from vaejax.reporting.run import OpenedRun
 from vaejax.types import GROUPS
 
 # Metrics whose rows of `evaluation.json` do not begin with their name.

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from vaejax.config import saved_config
 from vaejax.data.arrays import Dataset
 from vaejax.evaluation.plane import planes
@@ -15,8 +17,9 @@ from vaejax.progress import ProgressReport
 from vaejax.reporting import page
 from vaejax.reporting.explorer import explorer, explorer_data, num_nodes
 from vaejax.reporting.metric_table import metric_table
+from vaejax.reporting.opened import OpenedRun, opened
 from vaejax.reporting.provenance import commands, config_texts, facts, labels_of, title_of
-from vaejax.reporting.run import OpenedRun, figures_of, opened
+from vaejax.reporting.run import figures_of
 from vaejax.reporting.summary import cautions
 
 _CAPTIONS = {
@@ -38,12 +41,14 @@ def write_report(
     out: str | Path | None = None,
     dataset: Dataset | None = None,
     *,
+    more: Mapping[str, Figure] | None = None,
     quiet: bool = True,
 ) -> Path:
     """Write one HTML file about the runs in `workdirs`.  -> its path.
 
     That is `out`, else `report.html` of the only run or `comparison.html` in the first of several.
-    `dataset` replaces the one that the configs name.  Raises ValueError, before anything is
+    `dataset` replaces the one that the configs name; `more` are figures of all runs, by name, that
+    are shown with those of each.  Raises ValueError, before anything is
     written, where there is no run, one is given twice, they are of different data, or the file is
     there and not by this function.
     """
@@ -59,7 +64,8 @@ def write_report(
             drawn.append({k: page.figure_uri(each) for k, each in figures_of(runs[-1]).items()})
             explored.append(_explored(runs[-1]))
             progress.update(done)
-    page.write_page(path, _document(runs, drawn, explored))
+    together = {name: page.figure_uri(figure) for name, figure in (more or {}).items()}
+    page.write_page(path, _document(runs, drawn, together, explored))
     return path
 
 
@@ -91,6 +97,7 @@ def _explored(run: OpenedRun) -> tuple[dict, dict] | None:
 def _document(
     runs: Sequence[OpenedRun],
     drawn: Sequence[Mapping[str, str]],
+    together: Mapping[str, str],
     explored: Sequence[tuple[dict, dict] | None],
 ) -> str:
     labels = labels_of(runs)
@@ -102,7 +109,7 @@ def _document(
         "trained": ("What was trained", facts(labels, runs, evaluations)),
         "picture": ("The latent plane" if used is None else "Samples", lead),
         "metrics": ("Metrics", _metrics(labels, runs, evaluations)),
-        "figures": ("Figures", _figures(labels, runs, rest)),
+        "figures": ("Figures", _figures(labels, runs, rest, together)),
         "reproduce": ("How to make it again", again),
     }
     title = f"{title_of(runs)} on {runs[0].dataset.name}"
@@ -179,30 +186,35 @@ def _metrics(
 
 
 def _figures(
-    labels: Sequence[str], runs: Sequence[OpenedRun], drawn: Sequence[Mapping[str, str]]
+    labels: Sequence[str],
+    runs: Sequence[OpenedRun],
+    drawn: Sequence[Mapping[str, str]],
+    together: Mapping[str, str],
 ) -> str:
     parts = []
     for name in dict.fromkeys(name for each in drawn for name in each):
-        shown = [
-            (label, name, each[name])
-            for label, each in zip(labels, drawn, strict=True)
-            if name in each
-        ]
-        caption = page.escaped(_CAPTIONS.get(name, name.replace("_", " ").capitalize() + "."))
-        parts.append(f"<p>{caption}</p>{_gallery(shown)}")
+        both = zip(labels, drawn, strict=True)
+        shown = [(label, name, each[name]) for label, each in both if name in each]
+        parts.append(_captioned(name, shown))
+    for name, uri in together.items():
+        parts.append(_captioned(name, [(" and ".join(labels), name, uri)]))
     for label, run in zip(labels, runs, strict=True):
         for path in sorted((run.workdir / "figures").glob("*")):
-            if path.suffix == ".gif" or path.name.endswith("_pair.png"):
+            if path.suffix == ".gif" or (path.suffix == ".png" and "_pair" in path.stem):
                 parts.append(_file(label, path))
     return "".join(parts)
 
 
 def _file(label: str, path: Path) -> str:
-    text = path.stem.replace("_", " ").capitalize()
     if (size := path.stat().st_size) > _LARGEST:
-        return f"<p>{page.escaped(f'{text}: {path} ({size / 1e6:.1f} MB) is left out.')}</p>"
+        return f"<p>{page.escaped(f'{path} ({size / 1e6:.1f} MB) is left out.')}</p>"
     uri = page.data_uri(path.read_bytes(), _FILES[path.suffix])
-    return f"<p>{page.escaped(text)}.</p>{_gallery([(label, text, uri)])}"
+    return _captioned(path.stem, [(label, path.stem, uri)])
+
+
+def _captioned(name: str, shown: Sequence[tuple[str, str, str]]) -> str:
+    caption = _CAPTIONS.get(name, name.replace("_", " ").capitalize() + ".")
+    return f"<p>{page.escaped(caption)}</p>{_gallery(shown)}"
 
 
 def _gallery(shown: Sequence[tuple[str, str, str]]) -> str:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 
 from vaejax.data.arrays import Dataset
-from vaejax.data.sources import make_transform
-from vaejax.data.transforms import Transform
-from vaejax.evaluation.evaluate import run_dataset
 from vaejax.evaluation.latent import codes, density_grid
 from vaejax.models.vae import VAE
 from vaejax.reporting import figures
 from vaejax.reporting.curves import training_curves
 from vaejax.reporting.latent import Grid, latent_spaces
+from vaejax.reporting.opened import OpenedRun, opened
 from vaejax.training.loop import load
 from vaejax.training.metrics import rows as metric_rows
-from vaejax.training.state import SAMPLE, TrainState, observed, stream_key
+from vaejax.training.state import SAMPLE, stream_key
 
 _NUM_RECONSTRUCTED = {True: 20, False: 300}  # images; points
 _NUM_CODES = 5_000
@@ -86,49 +83,6 @@ def write_figures(
     for path, figure in zip(paths, drawn.values(), strict=True):
         figures.save(figure, path)
     return paths
-
-
-class OpenedRun(NamedTuple):
-    """A run, read, with its data."""
-
-    workdir: Path
-    config: ConfigDict
-    model: VAE
-    state: TrainState
-    dataset: Dataset
-    transform: Transform
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        return self.state.variables()
-
-    @property
-    def seed(self) -> int:
-        return self.config.seed
-
-    @property
-    def name(self) -> str:
-        return f"{self.config.regularizer} with {self.config.prior} prior"
-
-    def held_out(self, count: int | None = None) -> np.ndarray:
-        """x of the first `count` test examples."""
-        rows = self.dataset.splits["test"][:count]
-        return np.asarray(observed(self.transform, rows, np.arange(len(rows))))
-
-
-def opened(
-    workdir: str | Path,
-    dataset: Dataset | None = None,
-    *,
-    checkpoint: int | None = None,
-    other_data: bool = False,
-) -> OpenedRun:
-    """Read the run in `workdir`.  Raises ValueError as `write_figures` does."""
-    workdir = Path(workdir)
-    model, state, config = load(workdir, checkpoint)
-    dataset = run_dataset(workdir, config, dataset, other_data)
-    transform = make_transform(config, dataset, model.likelihood.unit_interval)
-    return OpenedRun(workdir, config, model, state, dataset, transform)
 
 
 def figures_of(run: OpenedRun) -> dict[str, Figure]:
