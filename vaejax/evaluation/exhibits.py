@@ -207,12 +207,14 @@ def central_example(subjects: Sequence[Subject]) -> int:
 
 
 def interpolations(
-    subject: Subject, examples: np.ndarray | None = None, size: int = 7
+    subject: Subject, examples: np.ndarray | None = None, size: int | None = None
 ) -> Interpolations:
     """Between four held-out examples: of some at random, those farthest apart unless given.
 
-    examples: (4,) positions in the split.  Raises ValueError for positions that are not there.
+    examples: (4,) positions in the split.  size: of a side of the grid; 7 for images, else 21.
+    Raises ValueError for positions that are not there.
     """
+    size = size or (7 if len(subject.dataset.x_shape) == 3 else 21)
     examples = _examples(subject, examples, (4,))
     codes = subject.held_out.mean[examples]
     walk = interpolation_grid(subject.model, subject.variables, codes, size)

@@ -32,7 +32,8 @@ class Landscape(NamedTuple):
     def of(self, z: np.ndarray, z0: np.ndarray) -> np.ndarray:
         """Points (..., D) of both spaces in these planes.  -> (P, ..., 2)."""
         planes = [{"representation": z, "generation": z0}[str(name)] for name in self.space]
-        return np.stack([points[..., self.dimensions] for points in planes])
+        found = [points[..., self.dimensions] for points in planes]
+        return np.stack(found) if found else np.zeros((0, *z.shape[:-1], 2), z.dtype)
 
 
 def no_landscape() -> Landscape:

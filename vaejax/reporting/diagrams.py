@@ -37,7 +37,7 @@ def decoupling(runs: Mapping[str, Decoupling]) -> Figure:
 
 
 def _passes(axes: Axes, run: Decoupling) -> None:
-    dim, shape = int(run.layers.latent_dim), _sizes(run.layers.input_shape)
+    dim, shape = int(run.layers.latent_dim), _event(run.layers.input_shape)
     high = axes.get_ylim()[1] - 0.35
     kind = "representation, " if run.is_decoupled else "latent, "
     spots = {"x": 0.55, "encoder": 1.75, "z": 3.4, "decoder": 5.0, "out": 6.25}
@@ -150,12 +150,12 @@ def architecture(runs: Mapping[str, LayerTable]) -> Figure:
     tables = [(" and ".join(labels), runs[labels[0]]) for labels in groups.values()]
     rows = [max(np.sum(table.part == "decoder"), np.sum(table.part != "decoder"))
             for _, table in tables]  # fmt: skip
-    room = sum(0.3 * row + 0.95 for row in rows)
+    room = sum(0.3 * row + 0.8 for row in rows)
     figure, top = titled(WIDTH, room, "Layers: what each gives out, and its number of parameters")
     for (label, table), row in zip(tables, rows, strict=True):
         text_at(figure, 0.1, top, label, fontsize=8.5, weight="bold")
         axes = _canvas(figure, top + 0.2, 0.3 * row + 0.55)
-        shape, dim = _sizes(table.input_shape), int(table.latent_dim)
+        shape, dim = _event(table.input_shape), int(table.latent_dim)
         encodes = table.part != "decoder"
         names = (
             f"Encoder: $x$, {shape}, to $q(z|x)$",
@@ -163,7 +163,7 @@ def architecture(runs: Mapping[str, LayerTable]) -> Figure:
         )
         _column(axes, 0.1, names[0], table, encodes)
         _column(axes, WIDTH / 2 + 0.1, names[1], table, ~encodes)
-        top += 0.3 * row + 0.95
+        top += 0.3 * row + 0.8
     return figure
 
 
@@ -188,6 +188,10 @@ def _column(axes: Axes, left: float, name: str, table: LayerTable, rows: np.ndar
 
 def _sizes(shape: np.ndarray) -> str:
     return " x ".join(str(int(size)) for size in shape)
+
+
+def _event(shape: np.ndarray) -> str:
+    return _sizes(shape) if len(shape) > 1 else f"{_sizes(shape)}-D"
 
 
 def _canvas(figure: Figure, top: float, height: float) -> Axes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +96,7 @@ def chosen_figures(subjects: Mapping[str, Subject], names: Sequence[str]) -> lis
     return list(dict.fromkeys(chosen))
 
 
-def check_names(names: Sequence[str], others: Sequence[str] = ()) -> None:
+def check_names(names: Sequence[str], others: Iterable[str] = ()) -> None:
     """Raises ValueError for a name that is neither in FIGURES, nor "all", nor in `others`."""
     for name in names:
         if name not in (allowed := (*others, *FIGURES, "all")):

@@ -217,9 +217,8 @@ def interpolations(runs: Mapping[str, Interpolations]) -> Figure:
 
 
 def _mesh(axes: Axes, x: np.ndarray) -> None:
-    """Lines of a mesh (G, G, 2) with dots at its knots, its corners marked."""
+    """Lines of a mesh (G, G, 2) with its corners marked."""
     lines = [*x, *x.transpose(1, 0, 2)]
-    axes.add_collection(LineCollection(lines, colors=BLUE, linewidths=0.6, zorder=3))
-    axes.scatter(*x.reshape(-1, 2).T, s=6, color=BLUE, zorder=3.5, linewidths=0)
+    axes.add_collection(LineCollection(lines, colors=BLUE, linewidths=0.5, zorder=3))
     corners = x[[0, 0, -1, -1], [0, -1, 0, -1]]
     axes.scatter(*corners.T, s=24, color=INK, zorder=4, edgecolors="white", linewidths=0.5)
