@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from vaejax.cli_bench import bench_command
 from vaejax.cli_data import data_commands
 from vaejax.cli_evaluate import evaluation_flags, evaluation_options
+from vaejax.cli_figures import figure_flags, figure_options
 from vaejax.cli_report import report_command
 from vaejax.cli_table import table_command
 
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0, help="default: 0")
 
     figures = _command(commands, "figures", _figures, "draw the figures of a run")
+    figure_flags(figures)
     for command in (evaluate, figures):
         command.add_argument(
             "--other-data", action="store_true", help="although the run was trained on other data"
@@ -211,7 +213,7 @@ def _figures(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     keep_compiled_programs()
     given = {"checkpoint": arguments.checkpoint, "other_data": arguments.other_data}
-    for path in write_figures(arguments.workdir, data(), **given):
+    for path in write_figures(arguments.workdir, data(), **figure_options(arguments), **given):
         print(path)
     return 0
 

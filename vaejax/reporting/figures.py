@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,16 +54,46 @@ def style() -> Iterator[None]:
         yield
 
 
+_FORMATS: Any = {
+    ".png": {"dpi": DPI},
+    ".svg": {"dpi": 300, "metadata": {"Date": None}},  # dpi: of what is rasterized inside
+    ".pdf": {"dpi": 300, "metadata": {"CreationDate": None}},
+}
+
+
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a PNG at 180 dots per inch, whole or not at all; makes the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write .png (180 dots per inch), .svg or .pdf, whole or not at all; makes the folder.
+
+    Text stays text, and equal figures make equal files.  Raises ValueError for another suffix.
+    """
+    write_whole({Path(path): file_of(figure, Path(path).suffix)})
+
+
+def file_of(figure: Figure, suffix: str) -> Callable[[Path], None]:
+    """What writes the figure to a path.  Raises ValueError for a suffix but .png, .svg and .pdf."""
+    if suffix not in _FORMATS:
+        raise ValueError(f"a figure cannot be written as {suffix!r}; {', '.join(_FORMATS)} can be")
+
+    def write(path: Path) -> None:
+        as_text: Any = {"svg.fonttype": "none", "svg.hashsalt": "vaejax", "pdf.fonttype": 42}
+        with mpl.rc_context(as_text):
+            figure.savefig(path, format=suffix[1:], **_FORMATS[suffix])
+
+    return write
+
+
+def write_whole(files: Mapping[Path, Callable[[Path], None]]) -> None:
+    """Let each function write its file; all appear in their order once all are written, or none."""
+    partials = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in files}
     try:
-        figure.savefig(partial, format="png", dpi=DPI)
-        partial.replace(path)
+        for path, write in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(partials[path])
+        for path, partial in partials.items():
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
 
 
 @style()
@@ -72,10 +102,10 @@ def image_grid(images: np.ndarray, columns: int | None = None, title: str = "") 
 
     images: (N, H, W, C) in [0, 1] (clipped for display), C = 1 or 3.  Raises ValueError otherwise.
     """
-    images = _displayed(images)
+    images = displayed(images)
     columns = columns or _columns(len(images))
     scale, gutter = _scale(images, columns, _EDGE)
-    return _canvas_figure(_tiled(images, columns, scale, gutter), title)
+    return _canvas_figure(tiled(images, columns, scale, gutter), title)
 
 
 @style()
@@ -88,19 +118,19 @@ def reconstructions(x: np.ndarray, reconstructed: np.ndarray, title: str = "") -
     x, reconstructed = np.asarray(x), np.asarray(reconstructed)
     if x.shape != reconstructed.shape:
         raise ValueError(f"data {x.shape} and reconstructions {reconstructed.shape} must match")
-    if _are_points(x):
+    if are_points(x):
         figure = _point_figure(x, reconstructed, "reconstructions", title)
         segments = LineCollection(list(np.stack([x, reconstructed], axis=1)))
         segments.set(color=INK, linewidth=0.5, alpha=0.4, zorder=0.9)  # below the points
         figure.axes[0].add_collection(segments)
         return figure
-    originals, copies = _displayed(x), _displayed(reconstructed)
+    originals, copies = displayed(x), displayed(reconstructed)
     columns = min(len(x), 10)
     scale, gutter = _scale(originals, columns, _LABEL)
     parts, labels, height = [], [], 0
     for start in range(0, len(x), columns):
         for name, images in (("data", originals), ("reconstruction", copies)):
-            row = _tiled(images[start : start + columns], columns, scale, gutter)
+            row = tiled(images[start : start + columns], columns, scale, gutter)
             parts += [row, np.ones((gutter if name == "data" else 5 * gutter, *row.shape[1:]))]
             labels.append((height + len(row) / 2, name))
             height += len(row) + len(parts[-1])
@@ -111,17 +141,19 @@ def reconstructions(x: np.ndarray, reconstructed: np.ndarray, title: str = "") -
 def samples(x_samples: np.ndarray, x_data: np.ndarray | None = None, title: str = "") -> Figure:
     """What the model generates.  Images (N, H, W, C): a grid.  Points (N, 2): over gray data."""
     x_samples = np.asarray(x_samples)
-    if not _are_points(x_samples):
+    if not are_points(x_samples):
         return image_grid(x_samples, title=title)
     x = None if x_data is None else np.asarray(x_data)
     return _point_figure(x, x_samples, "samples", title)
 
 
-def _are_points(x: np.ndarray) -> bool:
+def are_points(x: np.ndarray) -> bool:
+    """Whether x is (N, 2)."""
     return x.ndim == 2 and x.shape[1] == 2
 
 
-def _displayed(images: np.ndarray) -> np.ndarray:
+def displayed(images: np.ndarray) -> np.ndarray:
+    """Images (N, H, W, 1 or 3), N > 0, clipped to [0, 1].  Raises ValueError for other shapes."""
     images = np.asarray(images, dtype=np.float32)
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
         raise ValueError(f"images have shape {images.shape}; (N, H, W, 1 or 3) can be shown")
@@ -142,7 +174,7 @@ def _scale(images: np.ndarray, columns: int, left: float) -> tuple[int, int]:
     return scale, max(2, round(0.03 * scale * side))
 
 
-def _tiled(images: np.ndarray, columns: int, scale: int, gutter: int) -> np.ndarray:
+def tiled(images: np.ndarray, columns: int, scale: int, gutter: int) -> np.ndarray:
     """One white canvas with every image on it.  (N, H, W, C) -> (height, width, C)."""
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     num_images, height, width, channels = images.shape

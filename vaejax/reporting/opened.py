@@ -12,6 +12,8 @@ from vaejax.data.arrays import Dataset
 from vaejax.data.sources import make_transform
 from vaejax.data.transforms import Transform
 from vaejax.evaluation.evaluate import run_dataset
+from vaejax.evaluation.protocol import Protocol
+from vaejax.evaluation.subject import Subject
 from vaejax.models.vae import VAE
 from vaejax.training.loop import load
 from vaejax.training.state import TrainState, observed
@@ -38,6 +40,11 @@ class OpenedRun(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.config.regularizer} with {self.config.prior} prior"
+
+    def subject(self, protocol: Protocol | None = None) -> Subject:
+        """As metrics and the paper's figures take it."""
+        given = self.model, self.variables, self.dataset, self.transform, self.seed
+        return Subject(*given, protocol or Protocol())
 
     def held_out(self, count: int | None = None) -> np.ndarray:
         """x of the first `count` test examples."""

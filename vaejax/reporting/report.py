@@ -12,14 +12,13 @@ from matplotlib.figure import Figure
 from vaejax.config import saved_config
 from vaejax.data.arrays import Dataset
 from vaejax.evaluation.plane import planes
-from vaejax.evaluation.subject import Subject
 from vaejax.progress import ProgressReport
 from vaejax.reporting import page
+from vaejax.reporting.basics import basic_figures
 from vaejax.reporting.explorer import explorer, explorer_data, num_nodes
 from vaejax.reporting.metric_table import metric_table
 from vaejax.reporting.opened import OpenedRun, opened
 from vaejax.reporting.provenance import commands, config_texts, facts, labels_of, title_of
-from vaejax.reporting.run import figures_of
 from vaejax.reporting.summary import cautions
 
 _CAPTIONS = {
@@ -61,7 +60,7 @@ def write_report(
         runs, drawn, explored = [], [], []
         for done, folder in enumerate(folders, start=1):
             runs.append(opened(folder, dataset))
-            drawn.append({k: page.figure_uri(each) for k, each in figures_of(runs[-1]).items()})
+            drawn.append({k: page.figure_uri(each) for k, each in basic_figures(runs[-1]).items()})
             explored.append(_explored(runs[-1]))
             progress.update(done)
     together = {name: page.figure_uri(figure) for name, figure in (more or {}).items()}
@@ -88,8 +87,7 @@ def _explored(run: OpenedRun) -> tuple[dict, dict] | None:
     """Planes and their data, where the latent space is a plane and q(z|x) has a density."""
     if run.config.latent_dim != 2 or not run.model.posterior.has_density:
         return None
-    given = run.model, run.variables, run.dataset, run.transform, run.seed
-    found = planes(Subject(*given), nodes=num_nodes(run.dataset.x_shape))
+    found = planes(run.subject(), nodes=num_nodes(run.dataset.x_shape))
     labels = run.dataset.labels.get("test")
     return found, explorer_data(found, run.held_out(2_000), labels)
 

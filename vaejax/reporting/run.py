@@ -1,49 +1,24 @@
-"""The pictures and samples of a run: arrays from the model, figures from the arrays."""
+"""The files of a run's pictures and samples."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from flax import linen as nn
-from matplotlib.figure import Figure
 
 from vaejax.data.arrays import Dataset
-from vaejax.evaluation.latent import codes, density_grid
-from vaejax.models.vae import VAE
+from vaejax.evaluation.protocol import Counts, Protocol
+from vaejax.evaluation.subject import Subject
 from vaejax.reporting import figures
-from vaejax.reporting.curves import training_curves
-from vaejax.reporting.latent import Grid, latent_spaces
+from vaejax.reporting.archives import write_arrays
+from vaejax.reporting.basics import BASIC, basic_figures, prior_samples
+from vaejax.reporting.gallery import FIGURES, check_names, figure_arrays
 from vaejax.reporting.opened import OpenedRun, opened
 from vaejax.training.loop import load
-from vaejax.training.metrics import rows as metric_rows
-from vaejax.training.state import SAMPLE, stream_key
-
-_NUM_RECONSTRUCTED = {True: 20, False: 300}  # images; points
-_NUM_CODES = 5_000
-
-
-def prior_samples(
-    model: VAE, variables: Any, num_samples: int, *, seed: int, draw: int = 0
-) -> dict[str, np.ndarray]:
-    """x, z and z0 = g(z) of decoded draws of the prior, equal for equal (seed, draw).
-
-    -> {"x": (S, *X), "z": (S, D), "z0": (S, D)}.  Raises ValueError without samples.
-    """
-    if num_samples < 1:
-        raise ValueError(f"{num_samples} samples asked for; at least 1")
-    if not 0 <= draw < 2**32:
-        raise ValueError(f"the seed of the samples is {draw}; it must be in [0, 2**32)")
-
-    def drawn(vae: VAE, key: Any) -> dict[str, Any]:
-        z = vae.prior.sample(key, num_samples)
-        return {"x": vae.decode(z), "z": z, "z0": vae.prior.to_base(z)}
-
-    key = jax.random.fold_in(stream_key(seed, SAMPLE), draw)
-    samples = jax.jit(nn.apply(drawn, model))(variables, key)
-    return {name: np.asarray(value) for name, value in samples.items()}
 
 
 def write_samples(
@@ -69,68 +44,92 @@ def write_figures(
     workdir: str | Path,
     dataset: Dataset | None = None,
     *,
+    names: Sequence[str] = (),
+    pair: str | Path | None = None,
     checkpoint: int | None = None,
     other_data: bool = False,
 ) -> list[Path]:
-    """Draw every figure that fits the run into `figures/`.  -> their paths.
+    """Draw figures of a run into `figures/`.  -> their paths.
 
-    `dataset` replaces the one the config names.  Raises ValueError where `load` does, and for data
-    other than those of the run, unless `other_data`.
+    names: of BASIC, of which all that fit are drawn by default, as PNG; of FIGURES, each as arrays
+    (`figures/arrays/`), PNG and PDF; "all" are those of both that fit.  With `pair`, FIGURES show
+    that run beside this one, all by default, and their names end in that of its folder; BASIC stay
+    those of this run.  `dataset` replaces the one the config names.  Raises ValueError where `load`
+    does, for data other than those of the run, unless `other_data`, for an unknown name, a figure
+    that does not fit, and a pair of different data.
     """
-    run = opened(workdir, dataset, checkpoint=checkpoint, other_data=other_data)
-    drawn = figures_of(run)
-    paths = [run.workdir / "figures" / f"{stem}.png" for stem in drawn]
-    for path, figure in zip(paths, drawn.values(), strict=True):
+    workdir, names = Path(workdir), list(names) or (["all"] if pair else [])
+    check_names(names, BASIC)
+    folders = [workdir] if pair is None else [workdir, Path(pair)]
+    given: dict[str, Any] = {"checkpoint": checkpoint, "other_data": other_data}
+    others = [name for name in names if name not in BASIC]
+    exhibits, basic = {}, {}
+    if others:
+        exhibits = figure_arrays(labeled_subjects(folders, dataset, **given), others)
+    if not names or set(names) & {*BASIC, "all"}:
+        basic = basic_figures(opened(workdir, dataset, **given), names)
+    paths = [workdir / "figures" / f"{name}.png" for name in basic]
+    for path, figure in zip(paths, basic.values(), strict=True):
         figures.save(figure, path)
+    return [*paths, *_write_exhibits(workdir, folders, exhibits)]
+
+
+def labeled_subjects(
+    workdirs: Sequence[str | Path],
+    dataset: Dataset | None = None,
+    *,
+    counts: Counts | None = None,
+    checkpoint: int | None = None,
+    other_data: bool = False,
+) -> dict[str, Subject]:
+    """Runs as `run_figures` takes them, by "<regularizer>, <prior> prior".
+
+    `checkpoint` is of the first; of the others it is the latest.  Raises ValueError as
+    `write_figures` does, and for one run twice.
+    """
+    folders = [Path(workdir) for workdir in workdirs]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError(f"{folders[0]} is compared with itself; --pair is another run")
+    steps = [checkpoint, *[None] * (len(folders) - 1)]
+    runs = [
+        opened(folder, dataset, checkpoint=step, other_data=other_data)
+        for folder, step in zip(folders, steps, strict=True)
+    ]
+    return subjects_of(runs, Protocol(counts=counts or Counts()))
+
+
+def subjects_of(runs: Sequence[OpenedRun], protocol: Protocol | None = None) -> dict[str, Subject]:
+    """By label: where two would be called alike, by their folders besides."""
+    labels = [f"{run.config.regularizer}, {run.config.prior} prior" for run in runs]
+    if len(set(labels)) < len(labels):
+        folders = [run.workdir for run in runs]
+        labels = [f"{label} ({_own_name(folders, k)})" for k, label in enumerate(labels)]
+    return {label: run.subject(protocol) for label, run in zip(labels, runs, strict=True)}
+
+
+def _own_name(folders: Sequence[Path], k: int) -> str:
+    """What distinguishes the k-th folder from the others, as part of a file name."""
+    paths = [folder.resolve() for folder in folders]
+    above = Path(os.path.commonpath([path.parent for path in paths]))
+    return "-".join(paths[k].relative_to(above).parts)
+
+
+def _write_exhibits(
+    workdir: Path, folders: Sequence[Path], found: Mapping[str, Mapping[str, Any]]
+) -> list[Path]:
+    """Arrays, PNG and PDF of each figure, and its animation."""
+    suffix = "" if len(folders) == 1 else f"_pair_{_own_name(folders, 1)}"
+    paths: list[Path] = []
+    for name, arrays in found.items():
+        row, stem = FIGURES[name], f"{name}{suffix}"
+        figure = row.draw(arrays)
+        files: dict[Path, Callable[[Path], None]] = {
+            workdir / "figures" / "arrays" / f"{stem}.npz": partial(write_arrays, exhibits=arrays)
+        }
+        for end in (".png", ".pdf"):
+            files[workdir / "figures" / f"{stem}{end}"] = figures.file_of(figure, end)
+        if row.animate is not None:
+            files[workdir / "figures" / f"{stem}.gif"] = partial(row.animate, arrays)
+        figures.write_whole(files)
+        paths += files
     return paths
-
-
-def figures_of(run: OpenedRun) -> dict[str, Figure]:
-    """Every figure that fits the run, by the name of its file."""
-    drawn = {
-        "training": _training(run.workdir),
-        "reconstructions": _reconstructions(run, run.name),
-        "samples": _samples(run, run.name),
-    }
-    if run.config.latent_dim == 2:
-        drawn["latent"] = _latent(run, run.name)
-    return drawn
-
-
-def _training(workdir: Path) -> Figure:
-    rows = metric_rows(workdir / "metrics.jsonl")
-    train = [row for row in rows if row["split"] == "train"]
-    return training_curves(train, [row for row in rows if row["split"] in ("validation", "test")])
-
-
-def _reconstructions(run: OpenedRun, name: str) -> Figure:
-    x = run.held_out(_NUM_RECONSTRUCTED[len(run.dataset.x_shape) == 3])
-    output = jax.jit(nn.apply(lambda vae, x: vae.decode(vae.embed(x)), run.model))(run.variables, x)
-    return figures.reconstructions(x, np.asarray(output), f"Held-out reconstructions, {name}")
-
-
-def _samples(run: OpenedRun, name: str) -> Figure:
-    is_image = len(run.dataset.x_shape) == 3
-    x = prior_samples(run.model, run.variables, 64 if is_image else 2_000, seed=run.seed)["x"]
-    data = None if is_image else run.held_out()
-    return figures.samples(x, data, f"Samples of the prior, {name}")
-
-
-def _latent(run: OpenedRun, name: str) -> Figure:
-    dataset, model, variables = run.dataset, run.model, run.variables
-    split = "train" if len(dataset.splits["test"]) < 1_000 else "test"
-    rows = dataset.splits[split][:_NUM_CODES]
-    labels = dataset.labels.get(split)
-    drawn = codes(model, variables, rows, transform=run.transform, seed=run.seed)
-    density = Grid(*density_grid(model, variables, drawn.z))
-    decoupled = not np.allclose(drawn.z, drawn.z0)
-    base_density = Grid(*density_grid(model, variables, drawn.z0, base=True))
-    title = f"Aggregate posterior ({split} split) over the prior, {name}"
-    return latent_spaces(
-        drawn.z,
-        drawn.z0 if decoupled else None,
-        None if labels is None else labels[: len(rows)],
-        density,
-        base_density if decoupled else None,
-        title,
-    )
