@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
-# From a clean checkout to figures: a beta-TC-dpVAE of handwritten digits.
-# Arguments go to training (bash launch/quickstart.sh --config.latent_dim=10); WORKDIR moves the run.
+# From a clean checkout to a page: a VAE of handwritten digits with two priors, side by side.
+# Arguments go to training (bash launch/quickstart.sh --config.regularizer=beta_h); WORKDIR moves
+# the runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 workdir=${WORKDIR:-runs/quickstart}
-finished=$workdir/.quickstart
+finished=$workdir/.finished
+runs=("$workdir/standard_normal" "$workdir/decoupled")
 
 bash launch/environment.sh
-.venv/bin/vaejax train --config configs/digits.py --workdir "$workdir" "$@"
+for run in "${runs[@]}"; do
+  .venv/bin/vaejax train --config configs/digits.py --workdir "$run" "$@" \
+    --config.prior="$(basename "$run")"
+done
 
 # Training that was complete already has written nothing since, and the results still hold.
 if [ -f "$finished" ] && [ -z "$(find "$workdir" -type f -newer "$finished")" ]; then
@@ -16,8 +21,10 @@ if [ -f "$finished" ] && [ -z "$(find "$workdir" -type f -newer "$finished")" ];
   exit
 fi
 
-for command in evaluate figures sample; do
-  .venv/bin/vaejax "$command" --workdir "$workdir"
+for run in "${runs[@]}"; do
+  .venv/bin/vaejax evaluate --workdir "$run" --samples 297 \
+    --metrics symmetric_kl information leakage frechet precision_recall
 done
+.venv/bin/vaejax report "${runs[@]}" --out "$workdir/report.html"
 touch "$finished"
-echo "quickstart: finished, results in $workdir"
+echo "quickstart: finished; open $workdir/report.html"

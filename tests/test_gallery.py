@@ -14,7 +14,7 @@ from vaejax.cli import main
 from vaejax.data.arrays import hashed
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.evaluation.exhibits import CANDIDATES, factors, pockets, random_and_low
-from vaejax.evaluation.protocol import Counts
+from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.subject import Subject
 from vaejax.evaluation.traversals import decoded
 from vaejax.models.vae import initial_variables, make_model
@@ -58,7 +58,8 @@ def digits():
         model = make_model(config, data.x_shape)
         params, stats = initial_variables(model, jax.random.key(0), data.x_shape)
         variables = {"params": params, "batch_stats": stats}
-        return Subject(model, variables, data, make_transform(config, data), 0, counts=COUNTS)
+        transform, protocol = make_transform(config, data), Protocol(counts=COUNTS)
+        return Subject(model, variables, data, transform, 0, protocol)
 
     return {"two of them": subject("decoupled", 2), "three of them": subject("standard_normal", 3)}
 
