@@ -33,7 +33,7 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 _SIDE = 299  # pixels, of what the network was trained on
 _EPSILON = 1e-3  # of every batch norm
-_AT_ONCE = {"cpu": 10}  # images
+_AT_ONCE = {"cpu": 25}  # images
 _AT_ONCE_ELSEWHERE = 250
 # Flax's names of parameters and statistics, and PyTorch's.
 _NAMES = {
