@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 from conftest import PRIORS, one_line
+from matplotlib.figure import Figure
 from PIL import Image
 
 import vaejax
 from vaejax.cli import main
 from vaejax.data.arrays import hashed
 from vaejax.data.sources import dataset_from, make_transform
-from vaejax.evaluation.exhibits import CANDIDATES, factors, pockets, random_and_low
+from vaejax.evaluation.exhibits import CANDIDATES, factors, pockets, random_and_low, round_trip
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.subject import Subject
 from vaejax.evaluation.traversals import decoded
@@ -145,7 +146,7 @@ def test_models_of_other_dimensions_share_the_example_of_their_factors(digits):
 
 def test_files_of_arrays_make_the_same_figure(points, tmp_path):
     shutil.copytree(points[1], tmp_path / "run")
-    names = ["pockets", "leakage", "architecture", "coupling", "interpolations"]
+    names = ["leakage", "architecture", "coupling", "interpolations"]
     for path in write_figures(tmp_path / "run", names=names):
         if path.suffix != ".npz":
             continue
@@ -160,23 +161,32 @@ def test_files_of_arrays_make_the_same_figure(points, tmp_path):
         read_arrays(tmp_path / "run/figures/arrays/leakage.npz", FIGURES["pockets"].kind)
 
 
-def test_four_figures_are_the_default_and_a_pair_has_files_of_its_own(points, tmp_path):
-    root = tmp_path / "runs"
+def test_four_figures_are_the_default_and_a_pair_has_files_of_its_own(
+    points, tmp_path, monkeypatch
+):
+    for name in BASIC:
+        monkeypatch.setitem(BASIC, name, lambda run, title: Figure())
     for folder in points:
-        shutil.copytree(folder, root / folder.name)
-    one, other = (root / folder.name for folder in points)
+        shutil.copytree(folder, tmp_path / folder.name)
+    one, other = (tmp_path / folder.name for folder in points)
     assert [path.name for path in write_figures(one)] == [f"{name}.png" for name in BASIC]
-    before = sorted(path.name for path in (one / "figures").iterdir())
-    names = ["decoupling", "traversal_gif"]
-    for path in write_figures(one, names=names, pair=other):
-        assert path.is_file()
-    new = {path.name for path in (one / "figures").rglob("*.*")} - set(before)
+    before = {path.name for path in (one / "figures").iterdir()}
+    names = ["decoupling", "architecture", "latent"]
+    assert all(path.is_file() for path in write_figures(one, names=names, pair=other))
+    new = {path.name for path in (one / "figures").rglob("*.*")} - before
     ends = (".npz", ".png", ".pdf")
-    expected = {f"{name}_pair_decoupled{end}" for name in names for end in ends}
-    assert new == expected | {"traversal_gif_pair_decoupled.gif"}
+    assert new == {f"{name}_pair_decoupled{end}" for name in names[:2] for end in ends}
     assert not (other / "figures").exists()
-    with Image.open(one / "figures" / "traversal_gif_pair_decoupled.gif") as animation:
-        assert animation.n_frames > 12
+
+
+def test_an_animation_goes_around_and_ends_where_it_begins(moons, tmp_path):
+    arrays = {label: round_trip(each, frames=4) for label, each in moons.items()}
+    for each in arrays.values():
+        starts, ends = each.walk.z0[:, 0], each.walk.z0[:, -1]
+        np.testing.assert_allclose(ends, np.roll(starts, -1, axis=0), atol=1e-6)
+    FIGURES["traversal_gif"].animate(arrays, tmp_path / "walk.gif")
+    with Image.open(tmp_path / "walk.gif") as animation:
+        assert animation.n_frames == 4 * 3
         assert animation.info["loop"] == 0
 
 
