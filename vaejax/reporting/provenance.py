@@ -81,11 +81,12 @@ def _rows(columns: Sequence[Mapping[str, str]]) -> str:
 
 
 def _fact(name: str, values: Sequence[str], code: bool = False) -> str:
-    head = f"<code>{escaped(name)}</code>" if code else escaped(name)
+    shown = [escaped(text).replace("_", "_<wbr>") for text in (name, *values)]
+    head = f"<code>{shown[0]}</code>" if code else shown[0]
     if len(set(values)) == 1:
-        cells = f'<td colspan="{len(values)}">{escaped(values[0])}</td>'
+        cells = f'<td colspan="{len(values)}">{shown[1]}</td>'
     else:
-        cells = "".join(f'<td class="differs">{escaped(value)}</td>' for value in values)
+        cells = "".join(f'<td class="differs">{text}</td>' for text in shown[1:])
     return f'<tr><th scope="row">{head}</th>{cells}</tr>'
 
 
