@@ -72,6 +72,8 @@ class Comparison:
 
 
 def some(count: int, most: int) -> np.ndarray:
-    """`most` of `count` positions, the same ones always, in order.  -> (min(most, count),)."""
-    order = np.random.Generator(np.random.Philox(0)).permutation(count)
-    return np.sort(order[:most])
+    """`most` of `count` positions, the same ones always.  -> (min(most, count),).
+
+    In random order, so that any part of them is like all: data may come class by class.
+    """
+    return np.random.Generator(np.random.Philox(0)).permutation(count)[:most]

@@ -182,12 +182,12 @@ def kernel_distance(subject: Compared) -> dict[str, Row]:
 def precision_recall(subject: Compared) -> dict[str, Row]:
     """How many samples lie in the support of the data, and the reverse."""
     compared, found, most = subject.comparison, {}, subject.comparison.protocol.counts.pairs
-    real = compared.real[:most]
     for name, features in subject.samples.items():
-        both = precision_and_recall(real, features[:most])
+        size = min(most, len(features), len(compared.real))  # both depend on the count
+        both = precision_and_recall(compared.real[:size], features[:size])
         for what, inside in zip(("precision", "recall"), both, strict=True):
-            where = "balls to the third neighbor; "
-            where += _compared(subject, name, min(most, len(features)), len(real))
+            where = "balls to the third neighbor, taken as known in the error; "
+            where += _compared(subject, name, size, size)
             label = f"{what}[{compared.features.name}, {name}]"
             found[label] = mean_row(inside, where, unit="fraction")
     return found

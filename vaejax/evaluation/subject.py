@@ -98,7 +98,7 @@ class Subject:
         latents = {
             "random": self._prior(self.counts.images, 1),
             "low_posterior": self._low_posterior(),
-            "reconstructions": self.held_out.mean[: self.counts.images],
+            "reconstructions": self._held_out_means(),
             "interpolations": self._midpoints(),
         }
         found = {name: self._decoded_features(z) for name, z in latents.items()}
@@ -118,14 +118,16 @@ class Subject:
 
     def _midpoints(self) -> np.ndarray:
         """Half-way between pairs of held-out examples, in generation space."""
-        codes = self.held_out.mean
+        codes = self._held_out_means()
 
         def halfway(vae: VAE, one: Array, other: Array) -> Array:
             return vae.prior.from_base((vae.prior.to_base(one) + vae.prior.to_base(other)) / 2)
 
-        other = np.roll(codes, 1, axis=0)  # the split is in random order
-        between = jax.jit(nn.apply(halfway, self.model))(self.variables, codes, other)
-        return np.asarray(between)[: self.counts.images]
+        other = np.roll(codes, 1, axis=0)
+        return np.asarray(jax.jit(nn.apply(halfway, self.model))(self.variables, codes, other))
+
+    def _held_out_means(self) -> np.ndarray:
+        return self.held_out.mean[some(len(self.held_out.mean), self.counts.images)]
 
     def _decoded_features(self, z: np.ndarray) -> np.ndarray:
         most = num_at_once(self.model, self.variables, self.dataset.x_shape, ("decoder",))
