@@ -50,11 +50,13 @@ def workdirs(tmp_path_factory):
         found.append(folder / name)
     keys = ("value", "standard_error", "protocol")
     rows = {name: dict(zip(keys, number, strict=True)) for name, number in NUMBERS.items()}
+    counts, names = {"images": 96}, ["symmetric_kl", "leakage", "frechet"]
+    asked = {"importance_samples": 3, "metrics": names, "counts": counts, "thresholds": []}
     evaluation = {"step": 4, "versions": {"commit": "abc1234", "jax": "0.1"}, "metrics": rows}
+    evaluation["protocol"] = asked
     (found[0] / "evaluation.json").write_text(json.dumps(evaluation))
     (found[0] / "figures").mkdir()
     (found[0] / "figures" / "moving.gif").write_bytes(b"GIF89a moving")
-    (found[0] / "figures" / "both_pair_plain.png").write_bytes(b"PNG of both")
     (found[0] / "figures" / "samples.png").write_bytes(b"PNG of one")
     return found
 
@@ -165,7 +167,6 @@ def test_other_pictures_of_the_folder_are_taken_along_and_those_drawn_anew_are_n
         return base64.b64encode(content).decode()
 
     assert uri(b"GIF89a moving") in text
-    assert uri(b"PNG of both") in text
     assert uri(b"PNG of one") not in text
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,13 +12,11 @@ import jax
 from ml_collections import ConfigDict
 
 from vaejax.config import CHOICES, to_json
-from vaejax.evaluation.metrics import METRICS
 from vaejax.reporting.opened import OpenedRun
 from vaejax.reporting.page import escaped
 from vaejax.types import GROUPS
 
 # Metrics whose rows of `evaluation.json` do not begin with their name.
-_BEGINS = {"information": "mutual_information", "precision_recall": "precision["}
 _SAME = "data_sha256"  # of all that may stand on one page
 
 
@@ -169,17 +166,16 @@ def commands(runs: Sequence[OpenedRun], evaluations: Sequence[Mapping[str, Any]]
 
 
 def _asked(evaluation: Mapping[str, Any]) -> str:
-    """The flags of `vaejax evaluate`, as far as its numbers tell them."""
-    metrics = evaluation.get("metrics", {})
-    names = [m for m in METRICS if any(name.startswith(_BEGINS.get(m, m)) for name in metrics)]
-    bound = metrics.get("importance_weighted_nll", {}).get("protocol", "")
-    draws = re.search(r"(\d+) draws of q\(z\|x\) each", bound)
-    flags = f" --importance-samples {draws[1] if draws else 0}"
-    if names:
-        flags += f" --metrics {'all' if names == list(METRICS) else ' '.join(names)}"
-    protocols = (row.get("protocol", "") for row in metrics.values())
-    counts = {int(n) for how in protocols for n in re.findall(r"\brandom: (\d+), against", how)}
-    return flags + (f" --samples {max(counts)}" if counts else "")
+    """The flags of `vaejax evaluate`, of those that differ from one number to another."""
+    protocol = evaluation.get("protocol", {})
+    flags = ""
+    for name in ("importance_samples", "importance_examples", "metrics", "thresholds"):
+        value = protocol.get(name, [])
+        texts = map(str, value) if isinstance(value, list) else [str(value)]
+        if value != []:
+            flags += f" --{name.replace('_', '-')} {' '.join(texts)}"
+    images = protocol.get("counts", {}).get("images")
+    return flags + (f" --samples {images}" if images else "")
 
 
 def config_texts(labels: Sequence[str], runs: Sequence[OpenedRun]) -> str:

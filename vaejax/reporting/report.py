@@ -7,31 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from vaejax.config import saved_config
 from vaejax.data.arrays import Dataset
 from vaejax.evaluation.plane import planes
 from vaejax.progress import ProgressReport
 from vaejax.reporting import page
 from vaejax.reporting.basics import basic_figures
+from vaejax.reporting.captions import CAPTIONS
 from vaejax.reporting.explorer import explorer, explorer_data, num_nodes
+from vaejax.reporting.gallery import FIGURES, chosen_figures, run_figures
 from vaejax.reporting.metric_table import metric_table
 from vaejax.reporting.opened import OpenedRun, opened
 from vaejax.reporting.provenance import commands, config_texts, facts, labels_of, title_of
+from vaejax.reporting.run import subjects_of
 from vaejax.reporting.summary import cautions
 
-_CAPTIONS = {
-    "training": "Training. Both curves flatten, and held out stays near training; a growing gap is "
-    "overfitting.",
-    "reconstructions": "Held-out data and what the model makes of them. Each keeps what makes its "
-    "original that one, not only its class.",
-    "samples": "Samples of the prior, decoded. None stands out from the data, and all kinds of "
-    "data occur.",
-    "latent": "Codes over the prior. They fill it without holes (pockets) or strays (leaks), and "
-    "its contours hold about 50, 90 and 99 % of them.",
-}
-_FILES = {".gif": "image/gif", ".png": "image/png"}
 _LARGEST = 3_000_000  # bytes of a file that is taken along
 
 
@@ -40,14 +30,12 @@ def write_report(
     out: str | Path | None = None,
     dataset: Dataset | None = None,
     *,
-    more: Mapping[str, Figure] | None = None,
     quiet: bool = True,
 ) -> Path:
     """Write one HTML file about the runs in `workdirs`.  -> its path.
 
     That is `out`, else `report.html` of the only run or `comparison.html` in the first of several.
-    `dataset` replaces the one that the configs name; `more` are figures of all runs, by name, that
-    are shown with those of each.  Raises ValueError, before anything is
+    `dataset` replaces the one that the configs name.  Raises ValueError, before anything is
     written, where there is no run, one is given twice, they are of different data, or the file is
     there and not by this function.
     """
@@ -56,14 +44,18 @@ def write_report(
     name = "report.html" if len(folders) == 1 else "comparison.html"
     path = folders[0] / name if out is None else Path(out)
     page.check_replaceable(path)
-    with ProgressReport("report", 0, len(folders), quiet) as progress:
+    with ProgressReport("report", 0, len(folders) + 1, quiet) as progress:
         runs, drawn, explored = [], [], []
         for done, folder in enumerate(folders, start=1):
             runs.append(opened(folder, dataset))
             drawn.append({k: page.figure_uri(each) for k, each in basic_figures(runs[-1]).items()})
             explored.append(_explored(runs[-1]))
             progress.update(done)
-    together = {name: page.figure_uri(figure) for name, figure in (more or {}).items()}
+        subjects = subjects_of(runs)
+        # The page has its own way to move.
+        names = [n for n in chosen_figures(subjects, ["all"]) if FIGURES[n].animate is None]
+        together = {n: page.figure_uri(each) for n, each in run_figures(subjects, names).items()}
+        progress.update(len(folders) + 1)
     page.write_page(path, _document(runs, drawn, together, explored))
     return path
 
@@ -198,7 +190,7 @@ def _figures(
         parts.append(_captioned(name, [(" and ".join(labels), name, uri)]))
     for label, run in zip(labels, runs, strict=True):
         for path in sorted((run.workdir / "figures").glob("*")):
-            if path.suffix == ".gif" or (path.suffix == ".png" and "_pair" in path.stem):
+            if path.suffix == ".gif":
                 parts.append(_file(label, path))
     return "".join(parts)
 
@@ -206,12 +198,12 @@ def _figures(
 def _file(label: str, path: Path) -> str:
     if (size := path.stat().st_size) > _LARGEST:
         return f"<p>{page.escaped(f'{path} ({size / 1e6:.1f} MB) is left out.')}</p>"
-    uri = page.data_uri(path.read_bytes(), _FILES[path.suffix])
+    uri = page.data_uri(path.read_bytes(), "image/gif")
     return _captioned(path.stem, [(label, path.stem, uri)])
 
 
 def _captioned(name: str, shown: Sequence[tuple[str, str, str]]) -> str:
-    caption = _CAPTIONS.get(name, name.replace("_", " ").capitalize() + ".")
+    caption = CAPTIONS.get(name, name.replace("_", " ").capitalize() + ".")
     return f"<p>{page.escaped(caption)}</p>{_gallery(shown)}"
 
 
