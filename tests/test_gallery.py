@@ -15,6 +15,7 @@ from vaejax.cli import main
 from vaejax.data.arrays import hashed
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.evaluation.exhibits import CANDIDATES, factors, pockets, random_and_low, round_trip
+from vaejax.evaluation.landscapes import landscape
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.subject import Subject
 from vaejax.evaluation.traversals import decoded
@@ -127,13 +128,19 @@ def test_images_of_low_posterior_samples_are_a_fifth_of_their_candidates(digits)
     np.testing.assert_allclose(np.concatenate([found.samples, found.low_samples]), x, atol=1e-6)
 
 
-def test_densities_of_both_planes_integrate_to_one(moons):
-    for subject in moons.values():
-        scene = pockets(subject).landscape
-        for x, y, log_q, log_p in zip(*scene[2:], strict=True):
-            cell = (x[1] - x[0]) * (y[1] - y[0])
-            for log in (log_q, log_p):
-                assert 0.9 < np.exp(log.astype(np.float64)).sum() * cell < 1.02
+def test_densities_of_both_planes_integrate_to_one_where_the_flow_changes_volumes(moons):
+    subject = list(moons.values())[1]
+    params = jax.tree.map(lambda leaf: leaf, subject.variables["params"])
+    bias = params["prior"]["flow"]["scales_0"]["Dense_2"]["bias"]
+    params["prior"]["flow"]["scales_0"]["Dense_2"]["bias"] = bias + 1.0
+    changed = replace(subject, variables={**subject.variables, "params": params})
+    assert np.abs(np.mean(changed.draws[0].log_det)) > 0.3
+    scene = landscape(changed, size=100)
+    assert list(scene.space) == ["representation", "generation"]
+    for x, y, log_q, log_p in zip(*scene[2:], strict=True):
+        cell = (x[1] - x[0]) * (y[1] - y[0])
+        for log in (log_q, log_p):
+            assert 0.9 < np.exp(log.astype(np.float64)).sum() * cell < 1.02
 
 
 def test_models_of_other_dimensions_share_the_example_of_their_factors(digits):
@@ -165,7 +172,7 @@ def test_four_figures_are_the_default_and_a_pair_has_files_of_its_own(
     points, tmp_path, monkeypatch
 ):
     for name in BASIC:
-        monkeypatch.setitem(BASIC, name, lambda run, title: Figure())
+        monkeypatch.setitem(BASIC, name, lambda run: Figure())
     for folder in points:
         shutil.copytree(folder, tmp_path / folder.name)
     one, other = (tmp_path / folder.name for folder in points)
@@ -210,9 +217,9 @@ def test_a_pair_of_other_data_or_other_held_out_examples_is_refused(moons, digit
         data = hashed(replace(other.dataset, splits=splits), other.dataset.sha256)
         with one_line("hold out different examples"):
             run_figures({"one": one, "other": replace(other, dataset=data)}, ["leakage"])
-    counts = replace(COUNTS, latent=601)
+    protocol = Protocol(counts=replace(COUNTS, latent=601))
     with one_line("different counts of draws"):
-        run_figures({"one": one, "other": replace(other, counts=counts)}, ["leakage"])
+        run_figures({"one": one, "other": replace(other, protocol=protocol)}, ["leakage"])
 
 
 @pytest.mark.parametrize(

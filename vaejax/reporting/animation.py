@@ -49,7 +49,7 @@ def write_gif(runs: Mapping[str, Traversals], path: Path) -> None:
                 move(k)
             canvas.draw()
             frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    palette = frames[0].quantize(128)  # one for all: colors do not flicker
+    palette = frames[0].quantize(256)  # one for all: colors do not flicker
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     given = {"duration": _MILLISECONDS, "loop": 0, "optimize": True}
     first.save(path, format="GIF", save_all=True, append_images=others, **given)

@@ -194,7 +194,7 @@ def _factor_names(axes: Axes, run: Factors) -> None:
 
 @style()
 def interpolations(runs: Mapping[str, Interpolations]) -> Figure:
-    """Between the examples at the corners.  Images: a grid; points: a mesh over the data."""
+    """Between the examples at the corners.  Images: a grid; points: all over the data."""
     is_points = are_points(next(iter(runs.values())).data)
     gap = 0.36 if is_points else 0.2
     side = min((WIDTH - 0.1 - gap * len(runs)) / len(runs), 3.6)
@@ -210,15 +210,14 @@ def interpolations(runs: Mapping[str, Interpolations]) -> Figure:
             axes = axes_at(figure, left, top + 0.22, side, side)
             data_frame(axes, run.data)
             point_cloud(axes, run.data, GRAY)
-            _mesh(axes, run.walk.x)
+            _knots(axes, run.walk.x)
             continue
         image_block(figure, left, top + 0.22, side, _flat(run.walk.x), run.walk.x.shape[1])
     return figure
 
 
-def _mesh(axes: Axes, x: np.ndarray) -> None:
-    """Lines of a mesh (G, G, 2) with its corners marked."""
-    lines = [*x, *x.transpose(1, 0, 2)]
-    axes.add_collection(LineCollection(lines, colors=BLUE, linewidths=0.5, zorder=3))
+def _knots(axes: Axes, x: np.ndarray) -> None:
+    """Every point of a grid (G, G, 2), not joined, since neighbors may lie apart; its corners."""
+    axes.scatter(*x.reshape(-1, 2).T, s=5, color=BLUE, zorder=3, linewidths=0)
     corners = x[[0, 0, -1, -1], [0, -1, 0, -1]]
-    axes.scatter(*corners.T, s=24, color=INK, zorder=4, edgecolors="white", linewidths=0.5)
+    axes.scatter(*corners.T, s=26, color=INK, zorder=4, edgecolors="white", linewidths=0.5)
