@@ -60,15 +60,19 @@ class Comparison:
         index = some(len(rows), most)
         return np.asarray(observed(self.transform, rows[index], index))
 
-    def _of_split(self, split: str) -> np.ndarray:
+    def of_rows(self, split: str, chosen: np.ndarray) -> np.ndarray:
+        """Features of the examples at these positions.  (N,) -> (N, F)."""
         rows: Any = self.dataset.splits[split]
-        chosen = some(len(rows), self.protocol.counts.images)
         parts = []
         for first in range(0, len(chosen), 1_000):
             index = chosen[first : first + 1_000]
             x = np.asarray(observed(self.transform, rows[index], index))
             parts.append(self.features_of(x))
         return np.concatenate(parts)
+
+    def _of_split(self, split: str) -> np.ndarray:
+        count = len(self.dataset.splits[split])
+        return self.of_rows(split, some(count, self.protocol.counts.images))
 
 
 def some(count: int, most: int) -> np.ndarray:

@@ -93,7 +93,9 @@ class Subject:
     def samples(self) -> dict[str, np.ndarray]:
         """Features of the sets that are compared with training data, by name.  -> (N, F) each.
 
-        "floor" is the held-out data themselves; no model is expected to be nearer.
+        "floor" is the held-out data themselves; no model is expected to be nearer.  Low-posterior
+        samples are of few kinds even where all are good, so theirs is "low_posterior_data": training
+        data that are chosen as they are, by the lowest log q(z) of as many candidates.
         """
         latents = {
             "random": self._prior(self.counts.images, 1),
@@ -102,7 +104,8 @@ class Subject:
             "interpolations": self._midpoints(),
         }
         found = {name: self._decoded_features(z) for name, z in latents.items()}
-        return {**found, "floor": self.comparison.floor}
+        low = self._low_posterior_data()
+        return {**found, "low_posterior_data": low, "floor": self.comparison.floor}
 
     def _prior(self, count: int, purpose: int) -> np.ndarray:
         def of_prior(vae: VAE, key: Array) -> Array:
@@ -115,6 +118,13 @@ class Subject:
         log_q = np.asarray(self.aggregate.log_prob(candidates))
         # In the order they were drawn: sorted by density, their blocks would be unlike each other.
         return candidates[np.sort(lowest(log_q, self.counts.low_fraction))]
+
+    def _low_posterior_data(self) -> np.ndarray:
+        rows: Any = self.dataset.splits["train"]
+        candidates = some(len(rows), round(self.counts.images / self.counts.low_fraction))
+        log_q = np.asarray(self.aggregate.log_prob(self._codes(self.variables, rows[candidates]).z))
+        low = np.sort(lowest(log_q, self.counts.low_fraction))
+        return self.comparison.of_rows("train", candidates[low[: self.counts.images]])
 
     def _midpoints(self) -> np.ndarray:
         """Half-way between pairs of held-out examples, in generation space."""

@@ -39,6 +39,7 @@ def default_table() -> ConfigDict:
             "columns": (
                 ("FD", "frechet[*, random]"),
                 ("FD (LP)", "frechet[*, low_posterior]"),
+                ("FD (LP data)", "frechet[*, low_posterior_data]"),
                 ("FD (rec.)", "frechet[*, reconstructions]"),
                 ("precision (LP)", "precision[*, low_posterior]"),
                 ("sKL", "symmetric_kl"),
