@@ -94,7 +94,7 @@ class Subject:
         """Features of the sets that are compared with training data, by name.  -> (N, F) each.
 
         "floor" is the held-out data themselves; no model is expected to be nearer.  Low-posterior
-        samples are of few kinds even where all are good, so theirs is "low_posterior_data": training
+        samples are of few kinds even where all are good; "low_posterior_data" is for them: training
         data that are chosen as they are, by the lowest log q(z) of as many candidates.
         """
         latents = {
