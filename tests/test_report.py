@@ -20,6 +20,7 @@ from vaejax.reporting.explorer import sprite
 from vaejax.reporting.opened import opened
 from vaejax.reporting.page import script_json
 from vaejax.reporting.report import write_report
+from vaejax.reporting.run import write_figures
 from vaejax.training.loop import fit
 
 ODD = '<b>&"x'
@@ -168,6 +169,20 @@ def test_other_pictures_of_the_folder_are_taken_along_and_those_drawn_anew_are_n
 
     assert uri(b"GIF89a moving") in text
     assert uri(b"PNG of one") not in text
+
+
+def test_what_cannot_be_drawn_is_left_out(tmp_path):
+    import vaejax
+
+    config = vaejax.load_config("configs/tiny.py").unlock()
+    config.dataset, config.latent_dim, config.num_steps = "swiss_roll", 3, 2
+    config.datasets.swiss_roll.update(num_train=60, num_test=30)
+    fit(config, tmp_path, quiet=True)
+    shown = re.findall(r'alt="(\w+),', write_report([tmp_path]).read_text())
+    assert shown[0] == "training"
+    assert not {"samples", "latent", "reconstructions", "traversals"} & {*shown}
+    with one_line("figure 'samples' does not fit the run: data of shape"):
+        write_figures(tmp_path, names=["samples"])
 
 
 def test_more_than_two_dimensions_begin_with_samples(flat):

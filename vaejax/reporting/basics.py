@@ -50,12 +50,22 @@ def basic_figures(run: OpenedRun, names: Sequence[str] = ()) -> dict[str, Figure
     Raises ValueError for one that was asked for by name and does not fit.
     """
     chosen = [name for name in BASIC if name in names or not names or "all" in names]
-    if run.config.latent_dim != 2 and "latent" in chosen:
-        if "latent" in names:
-            dim = run.config.latent_dim
-            raise ValueError(f"figure 'latent' is of two latent dimensions; the run has {dim}")
-        chosen.remove("latent")
-    return {name: BASIC[name](run) for name in chosen}
+    unfit = _unfit(run)
+    if asked := [name for name in chosen if name in unfit and name in names]:
+        raise ValueError(f"figure {asked[0]!r} does not fit the run: {unfit[asked[0]]}")
+    return {name: BASIC[name](run) for name in chosen if name not in unfit}
+
+
+def _unfit(run: OpenedRun) -> dict[str, str]:
+    """Figures that cannot be drawn of the run, and why."""
+    found = {}
+    shape, dim = run.dataset.x_shape, run.config.latent_dim
+    if shape != (2,) and not (len(shape) == 3 and shape[-1] in (1, 3)):
+        why = f"data of shape {shape} are neither images nor points of the plane"
+        found = {"reconstructions": why, "samples": why}
+    if dim != 2:
+        found["latent"] = f"it is of two latent dimensions, not {dim}"
+    return found
 
 
 def _training(run: OpenedRun) -> Figure:

@@ -97,7 +97,7 @@ def _document(
     rest = [{name: uri for name, uri in each.items() if name != used} for each in drawn]
     sections = {
         "trained": ("What was trained", facts(labels, runs, evaluations)),
-        "picture": ("The latent plane" if used is None else "Samples", lead),
+        "picture": ("The latent plane" if used is None else used.capitalize(), lead),
         "metrics": ("Metrics", _metrics(labels, runs, evaluations)),
         "figures": ("Figures", _figures(labels, runs, rest, together)),
         "reproduce": ("How to make it again", again),
@@ -128,8 +128,9 @@ def _lead(
             "from elsewhere is a guess. A click makes the address a link to the place.</p>"
         )
         return intro + explorer(*map(list, zip(*found, strict=True))), None
-    figures = [(label, each["samples"]) for label, each in zip(labels, drawn, strict=True)]
-    return _gallery([(label, "samples", uri) for label, uri in figures]), "samples"
+    name = "samples" if all("samples" in each for each in drawn) else "training"
+    both = zip(labels, drawn, strict=True)
+    return _gallery([(label, name, each[name]) for label, each in both]), name
 
 
 def _evaluation(workdir: Path) -> dict[str, Any]:
