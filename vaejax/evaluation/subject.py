@@ -17,6 +17,7 @@ from vaejax.evaluation.comparison import Comparison, some
 from vaejax.evaluation.latent import Codes, make_codes
 from vaejax.evaluation.pockets import Aggregate, Draws, draws_of_both, lowest
 from vaejax.evaluation.protocol import Counts, Protocol
+from vaejax.evaluation.samples import FEWEST
 from vaejax.models.vae import VAE
 from vaejax.training.state import METRIC, stream_key
 from vaejax.training.validation import num_at_once, over_split
@@ -105,7 +106,9 @@ class Subject:
         }
         found = {name: self._decoded_features(z) for name, z in latents.items()}
         low = self._low_posterior_data()
-        return {**found, "low_posterior_data": low, "floor": self.comparison.floor}
+        if len(low) >= min(FEWEST, self.counts.images):  # else the train split is too small
+            found["low_posterior_data"] = low
+        return {**found, "floor": self.comparison.floor}
 
     def _prior(self, count: int, purpose: int) -> np.ndarray:
         def of_prior(vae: VAE, key: Array) -> Array:

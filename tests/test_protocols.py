@@ -1,0 +1,147 @@
+"""What an evaluation is told decides its numbers, and nothing else does."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import one_line
+
+import vaejax
+from vaejax.cli import main
+from vaejax.config import load_config
+from vaejax.evaluation.comparison import some
+from vaejax.evaluation.evaluate import evaluate
+from vaejax.evaluation.metrics import METRICS
+from vaejax.evaluation.protocol import Counts, Protocol
+from vaejax.evaluation.samples import frechet_distance, frechet_error, moments
+from vaejax.reporting.opened import opened
+
+COUNTS = Counts(reference=200, latent=300, images=150, pairs=100)
+ONE_DEVICE = """
+import json, sys
+from vaejax.evaluation.evaluate import evaluate
+from vaejax.evaluation.metrics import METRICS
+from vaejax.evaluation.protocol import Counts
+import jax
+assert len(jax.devices()) == 1
+counts = Counts(reference=200, latent=300, images=150, pairs=100)
+evaluate(sys.argv[1], importance_samples=3, metrics=METRICS, counts=counts)
+"""
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    config = load_config("configs/tiny.py").unlock()
+    config.datasets.two_moons.update(num_train=400, num_test=200)
+    folder = tmp_path_factory.mktemp("run")
+    vaejax.fit(config, folder, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(workdir):
+    options = {"importance_samples": 3, "metrics": METRICS, "counts": COUNTS}
+    return evaluate(workdir, **options)
+
+
+def test_results_do_not_depend_on_the_number_of_devices(workdir, result, tmp_path):
+    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    command = [sys.executable, "-c", ONE_DEVICE, str(workdir)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one = json.loads((workdir / "evaluation.json").read_text())
+    assert list(one["metrics"]) == list(result["metrics"])
+    for name, row in result["metrics"].items():
+        assert one["metrics"][name]["protocol"] == row["protocol"]
+        assert one["metrics"][name]["value"] == pytest.approx(row["value"], rel=1e-4, abs=1e-4)
+
+
+def test_the_parts_of_the_information_add_up_to_the_kl_of_the_codes(workdir, result):
+    subject = opened(workdir).subject(Protocol(counts=COUNTS))
+    codes = subject.reference
+    standard = (codes.z - codes.mean) / codes.scale
+    log_own = -(0.5 * standard**2 + 0.5 * math.log(2 * math.pi) + np.log(codes.scale)).sum(axis=1)
+    kl = np.mean(log_own - subject.log_prior(codes.z))
+    names = ("mutual_information", "total_correlation", "dimension_kl")
+    parts = [result["metrics"][name]["value"] for name in names]
+    assert sum(parts) == pytest.approx(kl, abs=1e-5)
+
+
+def test_the_published_nll_is_a_scaled_negative_elbo(result):
+    config = load_config("configs/tiny.py")
+    weight, rows = config.likelihoods.gaussian.mse_weight, result["metrics"]
+    constant = math.log(math.pi / weight)  # of two numbers
+    bound = -rows["elbo"]["value"] - constant
+    expected = config.batch_size * bound / (1_000 * weight)
+    assert rows["nll_published"]["value"] == pytest.approx(expected)
+
+
+def test_a_bound_of_some_examples_is_that_of_the_same_ones_among_all(workdir, tmp_path):
+    few, more = (
+        evaluate(workdir, importance_samples=4, importance_examples=count)["metrics"]
+        for count in (1, 500)
+    )
+    alone = few["importance_weighted_nll"]
+    assert "1 of 200 examples" in alone["protocol"]
+    assert "200 of 200 examples (all)" in more["importance_weighted_nll"]["protocol"]
+    from vaejax.evaluation.likelihood import importance_weighted_bound
+
+    run = opened(workdir)
+    given = {"num_samples": 4, "transform": run.transform, "seed": run.seed}
+    rows = run.dataset.splits["test"]
+    every = importance_weighted_bound(run.model, run.variables, rows, **given)
+    assert alone["value"] == pytest.approx(-every[some(200, 1)[0]], rel=1e-4)
+    assert more["importance_weighted_nll"]["value"] == pytest.approx(-every.mean(), rel=1e-4)
+
+
+def test_thresholds_are_numbers_if_told_else_quantiles_of_the_prior(workdir, capsys):
+    quantile = -math.log(2 * math.pi) + math.log(0.01)  # of two dimensions
+    command = ["evaluate", "--workdir", str(workdir), "--importance-samples", "0"]
+    command += ["--metrics", "leakage"]
+    assert main(command) == 0
+    plain = json.loads((workdir / "evaluation.json").read_text())["metrics"]
+    assert main([*command, "--thresholds", f"{quantile}", "-1000"]) == 0
+    told = json.loads((workdir / "evaluation.json").read_text())["metrics"]
+    assert told[f"leakage[log p0 < {quantile:g}]"]["value"] == plain["leakage[0.01]"]["value"]
+    assert told["leak_fraction[log p0 < -1000]"]["value"] == 0
+    assert "0.01 of its mass" in told[f"leakage[log p0 < {quantile:g}]"]["protocol"]
+    capsys.readouterr()
+    assert main([*command, "--thresholds", "low"]) == 2
+
+
+def test_low_posterior_data_and_samples_are_the_lowest_fifth_in_no_order(workdir):
+    subject = opened(workdir).subject(Protocol(counts=COUNTS))
+    low = subject._low_posterior()
+    log_q = np.asarray(subject.aggregate.log_prob(low))
+    candidates = np.asarray(subject.aggregate.log_prob(subject._prior(750, 2)))
+    np.testing.assert_allclose(np.sort(log_q), np.sort(candidates)[:150], rtol=1e-4, atol=1e-4)
+    halves = np.sort(log_q[:75]), np.sort(log_q[75:])
+    assert halves[0][-1] > halves[1][0]
+    assert halves[1][-1] > halves[0][0]
+    assert "low_posterior_data" not in subject.samples  # 80 of 400 are fewer than 150
+    whole = {"low_fraction": 1.0, **{k: v for k, v in vars(COUNTS).items() if k != "low_fraction"}}
+    whole["images"] = 400
+    all_of_it = opened(workdir).subject(Protocol(counts=Counts(**whole)))
+    data = np.sort(all_of_it.comparison.real, axis=0)
+    np.testing.assert_allclose(np.sort(all_of_it.samples["low_posterior_data"], axis=0), data)
+
+
+def test_the_error_of_a_frechet_distance_is_its_spread_over_draws():
+    generator = np.random.default_rng(0)
+    real = moments(generator.normal(size=(5_000, 3)))
+    draws = [generator.normal(0.2, 1.1, size=(500, 3)) for _ in range(60)]
+    spread = np.std([frechet_distance(real, moments(each), 0) for each in draws], ddof=1)
+    errors = [frechet_error(real, each) for each in draws]
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(spread, rel=0.3)
+
+
+def test_a_protocol_out_of_range_is_refused():
+    with one_line("importance samples are -1; at least 0"):
+        Protocol(importance_samples=-1)
+    with one_line("examples of importance sampling are 0; at least 1"):
+        Protocol(importance_examples=0)
