@@ -110,8 +110,6 @@ def test_thresholds_are_numbers_if_told_else_quantiles_of_the_prior(workdir, cap
     assert told[f"leakage[log p0 < {quantile:g}]"]["value"] == plain["leakage[0.01]"]["value"]
     assert told["leak_fraction[log p0 < -1000]"]["value"] == 0
     assert "0.01 of its mass" in told[f"leakage[log p0 < {quantile:g}]"]["protocol"]
-    capsys.readouterr()
-    assert main([*command, "--thresholds", "low"]) == 2
 
 
 def test_low_posterior_data_and_samples_are_the_lowest_fifth_in_no_order(workdir):

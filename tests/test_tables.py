@@ -155,7 +155,7 @@ def test_a_run_that_diverges_has_a_line_and_the_others_their_numbers(tmp_path):
         ({"seeds": (0, 0)}, "config.seeds has 0 twice"),
         ({"seeds": ("a",)}, "must be a tuple like"),
         ({"metrics": ("frechett",)}, "unknown metric 'frechett'.*'frechet'"),
-        ({"columns": (("FD",),)}, "its rows are a name and more texts"),
+        ({"columns": (("FD",),)}, "its rows are a name and its texts"),
         ({"compared": ("sKl",)}, "no column 'sKl'.*'sKL'"),
         ({"differences": (("gap", "FD", "LP"),)}, "no column 'LP"),
         ({"methods": METHODS * 2}, "config.methods has 'none' twice"),

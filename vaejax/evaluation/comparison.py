@@ -35,6 +35,12 @@ class Comparison:
             return fourier_features(self.dataset)
         return classifier_features(self.dataset, quiet=self.quiet)
 
+    @property
+    def num_images(self) -> int:
+        """Of every set, since a Frechet distance depends on it: no more than either split has."""
+        sizes = [len(self.dataset.splits[name]) for name in ("train", self.protocol.split)]
+        return min(self.protocol.counts.images, *sizes)
+
     @functools.cached_property
     def real(self) -> np.ndarray:
         """Features of as many training examples as there are samples.  -> (N, F)."""
@@ -71,8 +77,7 @@ class Comparison:
         return np.concatenate(parts)
 
     def _of_split(self, split: str) -> np.ndarray:
-        count = len(self.dataset.splits[split])
-        return self.of_rows(split, some(count, self.protocol.counts.images))
+        return self.of_rows(split, some(len(self.dataset.splits[split]), self.num_images))
 
 
 def some(count: int, most: int) -> np.ndarray:

@@ -29,8 +29,9 @@ class Control:
         from sklearn.decomposition import PCA
         from sklearn.mixture import GaussianMixture
 
-        compared, most = self.comparison, self.comparison.protocol.counts.images
-        x = compared.data("train", most)
+        compared, most = self.comparison, self.comparison.num_images
+        # All of them: fitted to those it is compared with, it would be nearer than other data.
+        x = compared.data("train", len(compared.dataset.splits["train"]))
         shape, flat = x.shape[1:], x.reshape(len(x), -1)
         dims = min(self.num_dims, math.prod(shape), len(x) - 1)
         components = PCA(dims, random_state=self.seed).fit(flat)

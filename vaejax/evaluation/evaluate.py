@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import vaejax
-from vaejax.config import to_json, unknown
+from vaejax.config import CHOICES, to_json, unknown
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.evaluation.comparison import some
@@ -63,6 +63,8 @@ def evaluate(
         found = _terms(subject, config) | _costs(subject, config, state)
     with timed(seconds, "importance_weighted_nll"):
         found |= _bound(subject)
+    named = _told(named, observation_of(config))
+    found = _told(found, f"{observation_of(config)}; {_choice(config, 'likelihood')}")
     sha256 = subject.comparison.features.sha256 if protocol.inception else ""
     result = {
         "step": int(state.step),
@@ -74,9 +76,53 @@ def evaluate(
         **_provenance(config),
         "metrics": found | named,
     }
-    path = workdir / _name(protocol.split, dataset, config)
+    path = evaluation_path(workdir, protocol.split, dataset, config)
+    result = _with_earlier(result, path)
     write_text(path, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _told(rows: dict[str, Row], more: str) -> dict[str, Row]:
+    """With more to every protocol."""
+    return {name: told(each, more) for name, each in rows.items()}
+
+
+def told(row: Row, more: str) -> Row:
+    """With more to its protocol."""
+    return {**row, "protocol": f"{row['protocol']}; {more}"}
+
+
+def observation_of(config: ConfigDict) -> str:
+    """How raw data become x, for protocols."""
+    return f"x {_choice(config, 'observation')}"
+
+
+def _choice(config: ConfigDict, kind: str) -> str:
+    name, row = config[kind], config[CHOICES[kind]][config[kind]]
+    settings = ", ".join(f"{key} {value:g}" for key, value in row.items())
+    return f"{name} ({settings})" if settings else name
+
+
+def _with_earlier(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """With the metrics in the file that were made in the same way and not made again."""
+    try:
+        earlier = json.loads(path.read_text())
+        asked = {*earlier["protocol"].pop("metrics")}
+        rows = {name: row for name, row in earlier.pop("metrics").items() if row["protocol"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return result
+    same = {key: value for key, value in result.items() if key != "metrics"}
+    metrics = list(dict.fromkeys([*result["protocol"]["metrics"], *sorted(asked)]))
+    protocol = {key: value for key, value in same["protocol"].items() if key != "metrics"}
+    if earlier != {**same, "protocol": protocol}:
+        return result
+    protocol = {**result["protocol"], "metrics": metrics}
+    return {**result, "protocol": protocol, "metrics": {**rows, **result["metrics"]}}
+
+
+def evaluation_path(workdir: Path, split: str, dataset: Dataset, config: ConfigDict) -> Path:
+    """The file that `evaluate` writes."""
+    return workdir / _name(split, dataset, config)
 
 
 def _name(split: str, dataset: Dataset, config: ConfigDict) -> str:
@@ -181,10 +227,15 @@ def _costs(subject: Subject, config: ConfigDict, state: Any) -> dict[str, Row]:
     return costs
 
 
+def config_sha256(config: ConfigDict) -> str:
+    """Of its JSON text."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()
+
+
 def _provenance(config: ConfigDict) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return {
-        "config_sha256": hashlib.sha256(to_json(config).encode()).hexdigest(),
+        "config_sha256": config_sha256(config),
         "versions": {"vaejax": vaejax.__version__, "commit": _commit(), **versions},
     }
 

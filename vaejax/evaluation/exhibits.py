@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vaejax.evaluation.landscapes import Landscape, landscape, no_landscape, strongest_dimensions
-from vaejax.evaluation.pockets import base_quantiles, leakage, lowest
+from vaejax.evaluation.pockets import HIGH_FRACTION, base_quantiles, leakage, lowest
 from vaejax.evaluation.subject import Subject
 from vaejax.evaluation.traversals import (
     FactorWalk,
@@ -29,7 +29,6 @@ from vaejax.evaluation.traversals import (
 from vaejax.training.state import observed
 
 CANDIDATES = 500  # draws of the prior, and of q(z), that low and high posterior samples are among
-HIGH_FRACTION = 0.1  # of draws of q(z) that are high-posterior samples
 _NUM_POINTS, _NUM_IMAGES, _IN_GRID, _FINE = 2_000, 25, 30, 121
 _CANDIDATES = 40  # held-out examples that those shown are chosen among
 _LEVELS = np.geomspace(1e-3, 1.0, 31)  # of the prior's own mass beyond a threshold

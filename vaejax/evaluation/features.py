@@ -105,7 +105,7 @@ def classifier_features(dataset: Dataset, *, quiet: bool = True) -> FeatureMap:
     # The covariance of few examples has few dimensions.
     width = 128 if len(dataset.splits["train"]) >= 10_000 else 16
     model = Classifier(len(classes), width, Layers(best_lowering()))
-    path = cache_folder().with_name("classifiers") / f"{dataset.sha256}-{width}-{_FORMAT}.npz"
+    path = cache_folder().with_name("classifiers") / f"{_trained_on(dataset)}-{width}-{_FORMAT}.npz"
     params = _read(path)
     if params is None:
         params = _trained(model, dataset, classes, quiet)
@@ -120,6 +120,14 @@ def classifier_features(dataset: Dataset, *, quiet: bool = True) -> FeatureMap:
     return FeatureMap(
         "classifier", _hash(params), facts, functools.partial(features_of, {"params": params})
     )
+
+
+def _trained_on(dataset: Dataset) -> str:
+    """The hash of the train split: one data set is divided in several ways."""
+    digest = hashlib.sha256()
+    for array in (dataset.splits["train"], dataset.labels["train"]):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _check(dataset: Dataset) -> None:

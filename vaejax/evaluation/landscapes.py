@@ -87,7 +87,7 @@ def strongest_dimensions(subject: Subject, space: str) -> np.ndarray:
         return vae.prior.to_base(prior), vae.prior.to_base(z)
 
     z = (mean + scale * noise).astype(np.float32).reshape(-1, mean.shape[1])
-    prior, drawn = jax.jit(nn.apply(both, model))(variables, subject.key(0), z)
+    prior, drawn = jax.jit(nn.apply(both, model))(variables, subject.key(3), z)
     drawn = np.asarray(drawn).reshape(noise.shape)
     kls = dimension_kls(drawn.mean(axis=0), drawn.std(axis=0) + 1e-6, np.asarray(prior))
     return np.argsort(-kls, kind="stable")

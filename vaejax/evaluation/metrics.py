@@ -62,7 +62,7 @@ def metrics_of(
     """
     check_metrics(names)
     found: dict[str, Row] = {}
-    for name in dict.fromkeys(names):
+    for name in fitting(subject, names):
         with timed({} if seconds is None else seconds, name):
             found |= METRICS[name](subject)
     return found
@@ -76,11 +76,19 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = time.perf_counter() - start
 
 
+def fitting(subject: Subject, names: Sequence[str]) -> list[str]:
+    """`names`, each once, with those that the posterior allows in place of "all"."""
+    if "all" in names:
+        has_density = subject.model.posterior.has_density
+        return [name for name in METRICS if has_density or name in OF_SAMPLES]
+    return list(dict.fromkeys(names))
+
+
 def check_metrics(names: Sequence[str]) -> None:
-    """Raises ValueError for a name that is not in METRICS."""
+    """Raises ValueError for a name that is neither in METRICS nor "all"."""
     for name in names:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+        if name not in (*METRICS, "all"):
+            raise unknown("metric", name, (*METRICS, "all"))
 
 
 def symmetric_kl(subject: Subject) -> dict[str, Row]:
@@ -204,11 +212,11 @@ def prd(subject: Compared) -> dict[str, Row]:
         runs, mean = len(curves.recall), [each.mean(axis=0) for each in curves]
         for what, beta, f in (("recall", 8, "F_8"), ("precision", 1 / 8, "F_1/8")):
             value = float(largest_f(mean[0], mean[1], beta))
-            error = largest_f(curves.precision, curves.recall, beta).std(ddof=1) / np.sqrt(runs)
-            where = f"{f} of the mean curve of {runs} clusterings into 20, whose spread is the "
-            where += f"error; {_compared(subject, name, size, size)}"
+            spread = largest_f(curves.precision, curves.recall, beta).std(ddof=1)
+            where = f"{f} of the mean curve of {runs} clusterings into 20, whose sd is {spread:.2g}"
+            where += f"; {_compared(subject, name, size, size)}"
             label = f"prd_{what}[{compared.features.name}, {name}]"
-            found[label] = row(value, where, error=error, unit=f)
+            found[label] = row(value, where, unit=f)
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from vaejax.evaluation.latent import density_grid
-from vaejax.evaluation.pockets import lowest
+from vaejax.evaluation.pockets import HIGH_FRACTION, lowest
 from vaejax.evaluation.subject import Subject
 from vaejax.models.vae import VAE
 from vaejax.training.validation import num_at_once, over_split
@@ -69,7 +69,7 @@ def _plane(subject: Subject, base: bool, nodes: int, num_codes: int) -> Plane:
     p, q = subject.draws
     fraction = subject.counts.low_fraction
     low = getattr(p, space)[lowest(p.log_q, fraction)]
-    high = getattr(q, space)[lowest(q.log_base, fraction)]
+    high = getattr(q, space)[lowest(q.log_base, HIGH_FRACTION)]
     in_pockets = float(np.mean(p.log_p - p.log_q > POCKET))
     return Plane(x, y, log_p, log_q, decoded, codes[:num_codes], low, high, in_pockets)
 

@@ -20,6 +20,8 @@ from vaejax.evaluation.aggregate import aggregate_log_density
 from vaejax.models.vae import VAE
 from vaejax.types import Array
 
+HIGH_FRACTION = 0.1  # of draws of q(z) that are high-posterior samples
+
 
 class Aggregate(NamedTuple):
     """q(z) as a mixture of N Gaussians of equal weight, one for each of N examples."""

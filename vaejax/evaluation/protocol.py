@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Protocol:
     """Raises ValueError for what is out of range."""
 
     split: str = "test"
-    metrics: tuple[str, ...] = ()  # names of METRICS, beside the ELBO, its parts and all costs
+    metrics: tuple[str, ...] = ()  # of METRICS, beside the ELBO and all costs; "all" that fit
     importance_samples: int = 1_000  # of the importance-weighted bound; 0 leaves it out
     importance_examples: int = 500  # that it is taken of, at most; the same ones always
     counts: Counts = field(default_factory=Counts)
@@ -38,6 +39,8 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in ("metrics", "thresholds"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not all(math.isfinite(threshold) for threshold in self.thresholds):
+            raise ValueError(f"thresholds are {self.thresholds}; they must be finite")
         if self.importance_samples < 0:
             raise ValueError(f"importance samples are {self.importance_samples}; at least 0 (none)")
         if self.importance_examples < 1:

@@ -40,7 +40,8 @@ def frechet_distance(one: Moments, other: Moments, fewest: int = FEWEST) -> floa
     if one.mean.shape != other.mean.shape:
         raise ValueError(f"features of {len(one.mean)} and of {len(other.mean)} dimensions")
     if (count := min(one.count, other.count)) < fewest:
-        raise ValueError(f"a Frechet distance of {count} samples; at least {fewest}, unless asked")
+        asked = f"at least {fewest}, unless asked for fewer (--samples)"
+        raise ValueError(f"a Frechet distance of {count} samples; {asked}")
     root = _square_root(one.covariance)
     # S^1/2 S' S^1/2 has the eigenvalues of S S', and is symmetric.
     product = np.linalg.eigvalsh(root @ other.covariance @ root)
@@ -52,13 +53,13 @@ def frechet_distance(one: Moments, other: Moments, fewest: int = FEWEST) -> floa
 def frechet_error(real: Moments, features: np.ndarray, groups: int = 10) -> float:
     """Standard error of a Frechet distance for another draw of the samples, by the jackknife.
 
-    features: (N, F), of which every tenth is left out in turn; those of the data stay.
+    features: (N, F), in random order, of which a block after the other is left out, since
+    neighbors may have an example in common; those of the data stay.
     """
-    distances = []
-    for k in range(groups):
-        rest = np.delete(features, np.s_[k::groups], axis=0)
-        distances.append(frechet_distance(real, moments(rest), fewest=0))
-    return float(np.sqrt(groups - 1) * np.std(distances))
+    blocks = np.array_split(np.arange(len(features)), min(groups, len(features)))
+    rests = [np.delete(features, block, axis=0) for block in blocks]
+    distances = [frechet_distance(real, moments(rest), fewest=0) for rest in rests]
+    return float(np.sqrt(len(blocks) - 1) * np.std(distances))
 
 
 def _square_root(matrix: np.ndarray) -> np.ndarray:

@@ -98,15 +98,14 @@ class Subject:
         samples are of few kinds even where all are good; "low_posterior_data" is for them: training
         data that are chosen as they are, by the lowest log q(z) of as many candidates.
         """
-        latents = {
-            "random": self._prior(self.counts.images, 1),
-            "low_posterior": self._low_posterior(),
-            "reconstructions": self._held_out_means(),
-            "interpolations": self._midpoints(),
-        }
+        latents = {"random": self._prior(self.comparison.num_images, 1)}
+        has_density = self.model.posterior.has_density
+        if has_density:
+            latents["low_posterior"] = self._low_posterior()
+        latents |= {"reconstructions": self._held_out_means(), "interpolations": self._midpoints()}
         found = {name: self._decoded_features(z) for name, z in latents.items()}
-        low = self._low_posterior_data()
-        if len(low) >= min(FEWEST, self.counts.images):  # else the train split is too small
+        enough = min(FEWEST, self.comparison.num_images)
+        if has_density and len(low := self._low_posterior_data()) >= enough:
             found["low_posterior_data"] = low
         return {**found, "floor": self.comparison.floor}
 
@@ -117,17 +116,19 @@ class Subject:
         return np.asarray(nn.apply(of_prior, self.model)(self.variables, self.key(purpose)))
 
     def _low_posterior(self) -> np.ndarray:
-        candidates = self._prior(round(self.counts.images / self.counts.low_fraction), 2)
+        count = self.comparison.num_images
+        candidates = self._prior(round(count / self.counts.low_fraction), 2)
         log_q = np.asarray(self.aggregate.log_prob(candidates))
         # In the order they were drawn: sorted by density, their blocks would be unlike each other.
         return candidates[np.sort(lowest(log_q, self.counts.low_fraction))]
 
     def _low_posterior_data(self) -> np.ndarray:
         rows: Any = self.dataset.splits["train"]
-        candidates = some(len(rows), round(self.counts.images / self.counts.low_fraction))
+        count = self.comparison.num_images
+        candidates = some(len(rows), round(count / self.counts.low_fraction))
         log_q = np.asarray(self.aggregate.log_prob(self._codes(self.variables, rows[candidates]).z))
         low = np.sort(lowest(log_q, self.counts.low_fraction))
-        return self.comparison.of_rows("train", candidates[low[: self.counts.images]])
+        return self.comparison.of_rows("train", candidates[low[:count]])
 
     def _midpoints(self) -> np.ndarray:
         """Half-way between pairs of held-out examples, in generation space."""
@@ -140,7 +141,7 @@ class Subject:
         return np.asarray(jax.jit(nn.apply(halfway, self.model))(self.variables, codes, other))
 
     def _held_out_means(self) -> np.ndarray:
-        return self.held_out.mean[some(len(self.held_out.mean), self.counts.images)]
+        return self.held_out.mean[some(len(self.held_out.mean), self.comparison.num_images)]
 
     def _decoded_features(self, z: np.ndarray) -> np.ndarray:
         most = num_at_once(self.model, self.variables, self.dataset.x_shape, ("decoder",))

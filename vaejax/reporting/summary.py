@@ -95,13 +95,20 @@ def cautions(evaluation: Mapping[str, Any], config: Any) -> list[str]:
         lines.append(f"not finished, step {step:,} of {config.num_steps:,}")
     if bad := [name for name, value in values.items() if not math.isfinite(value)]:
         lines.append(f"not finite: {', '.join(bad)}")
-    # Without a density q(z|x), "kl" is -log p(z), which says nothing about a collapse.
-    if config.posterior != "deterministic" and kl < _COLLAPSED * config.latent_dim:
+    if is_collapsed(config, metrics):
         lines.append(
             f"KL is {_number(kl)} nats over {config.latent_dim} dimensions: the posterior "
             "collapsed to the prior, and sample metrics mean nothing"
         )
     return lines
+
+
+def is_collapsed(config: Any, metrics: Mapping[str, Any]) -> bool:
+    """Whether the posterior is so near the prior that metrics of samples mean nothing."""
+    kl = metrics.get("kl", {}).get("value")
+    # Without a density q(z|x), "kl" is -log p(z), which says nothing about a collapse.
+    has_density = config.posterior != "deterministic"
+    return has_density and kl is not None and kl < _COLLAPSED * config.latent_dim
 
 
 def _figures(config: Any, workdir: Path) -> list[str]:

@@ -13,6 +13,7 @@ from vaejax.config import load_config, nearest, overridden
 from vaejax.evaluation.metrics import check_metrics
 
 # Rows of these are tuples of texts that begin with a name; all else is as in `default_table`.
+_LENGTHS = {"config.columns": 2, "config.differences": 3}
 _ROWS = ("datasets", "methods", "priors", "columns", "differences")
 
 
@@ -111,8 +112,10 @@ def _check(path: str, value: Any, default: Any, has_rows: bool) -> None:
     if kind is not tuple:
         return
     for item in value:
-        if has_rows and not _is_row(item):
-            raise ValueError(f"{path} has {item!r}; its rows are a name and more texts")
+        if has_rows and path.endswith(("datasets", "methods", "priors")) and not _is_folder(item):
+            raise ValueError(f"{path} has {item!r}; its name becomes a folder's")
+        if has_rows and not _is_row(item, _LENGTHS.get(path)):
+            raise ValueError(f"{path} has {item!r}; its rows are a name and its texts")
         if not has_rows and type(item) is not type(default[0]):
             raise ValueError(f"{path} is {value!r}; it must be a tuple like {default}")
     names = [item[0] for item in value] if has_rows else list(value)
@@ -120,9 +123,14 @@ def _check(path: str, value: Any, default: Any, has_rows: bool) -> None:
         raise ValueError(f"{path} has {twice[0]!r} twice")
 
 
-def _is_row(item: Any) -> bool:
+def _is_row(item: Any, length: int | None) -> bool:
     texts = isinstance(item, tuple) and all(isinstance(text, str) for text in item)
-    return texts and len(item) > 1
+    return texts and (len(item) > 1 if length is None else len(item) == length)
+
+
+def _is_folder(item: Any) -> bool:
+    name = item[0] if isinstance(item, tuple) and item else ""
+    return isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")
 
 
 def cells_of(table: ConfigDict, workdir: Path, configs: Path) -> list[Cell]:

@@ -17,14 +17,17 @@ def cell_values(
 ) -> dict[str, dict[str, Any]]:
     """Every column of a cell: mean, sd over seeds, the seeds' values, unit and protocol.
 
-    A column that no evaluation has is left out where `lenient`.  Raises ValueError for a column
-    that some lack, and for one whose seeds have different protocols.
+    A column that no evaluation has is left out where they have others of its kind, or `lenient`.
+    Raises ValueError for one that some lack, and for one whose seeds have different protocols.
     """
     found: dict[str, dict[str, Any]] = {}
     for label, pattern in table.columns:
         rows = {seed: _row(metrics, pattern) for seed, metrics in evaluations.items()}
         missing = [seed for seed, row in rows.items() if row is None]
-        if missing and lenient:
+        kind = pattern.partition("[")[0]
+        # Of its kind there are others: this one does not exist here, as for few data.
+        is_known = any(n.partition("[")[0] == kind for each in evaluations.values() for n in each)
+        if len(missing) == len(rows) and (is_known or lenient):
             continue
         if missing:
             raise ValueError(f"{name}, seed {missing[0]}, has no metric {pattern!r} for {label!r}")

@@ -15,7 +15,13 @@ from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.evaluation.comparison import Comparison
 from vaejax.evaluation.control import Control
-from vaejax.evaluation.evaluate import evaluate
+from vaejax.evaluation.evaluate import (
+    config_sha256,
+    evaluate,
+    evaluation_path,
+    observation_of,
+    told,
+)
 from vaejax.evaluation.metrics import OF_SAMPLES
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.models.vae import make_model
@@ -50,10 +56,12 @@ def train_cell(cell: Cell, seeds: Sequence[int], dataset: Dataset, quiet: bool) 
 
 def evaluated(table: ConfigDict, folder: Path, dataset: Dataset, quiet: bool) -> dict[str, Any]:
     """`evaluation.json` of a complete run, made anew unless it has the table's protocol."""
-    wanted = protocol_of(table)
+    wanted, config = protocol_of(table), saved_config(folder)
     try:
-        found = json.loads((folder / "evaluation.json").read_text())
-        is_current = found["step"] == saved_config(folder).num_steps
+        found = json.loads(evaluation_path(folder, table.split, dataset, config).read_text())
+        is_current = found["step"] == config.num_steps
+        is_current &= found["config_sha256"] == config_sha256(config)
+        is_current &= found["data"]["sha256"] == dataset.sha256
         is_current &= _covers(found["protocol"], wanted.to_json())
     except (OSError, ValueError, KeyError, TypeError):
         is_current = False
@@ -79,10 +87,11 @@ def control_rows(table: ConfigDict, cell: Cell, dataset: Dataset, quiet: bool) -
     comparison = Comparison(dataset, transform, protocol_of(table), quiet)
     metrics = [OF_SAMPLES[name] for name in table.metrics if name in OF_SAMPLES]
     controls = {seed: Control(comparison, seed) for seed in table.seeds}
+    x = observation_of(cell.config)
     return {
         "name": next(iter(controls.values())).name,
         "runs": {
-            seed: {key: row for metric in metrics for key, row in metric(control).items()}
+            seed: {key: told(row, x) for metric in metrics for key, row in metric(control).items()}
             for seed, control in controls.items()
         },
     }
@@ -93,7 +102,7 @@ class Datasets:
 
     def __init__(self) -> None:
         self._loaded: dict[str, Dataset] = {}
-        self._named: dict[str, Dataset] = {}
+        self._named: dict[str, tuple[Dataset, Any]] = {}
 
     def of(self, cell: Cell) -> Dataset:
         """Raises ValueError for other data than those of the cells before under this name."""
@@ -103,8 +112,11 @@ class Datasets:
         if key not in self._loaded:
             self._loaded[key] = dataset_from(cell.config)
         found = self._loaded[key]
-        first = self._named.setdefault(cell.dataset, found)
+        first, splits = self._named.setdefault(cell.dataset, (found, config["splits"]))
         if found.sha256 != first.sha256:
             hashes = f"SHA-256 {found.sha256[:12]}..., not {first.sha256[:12]}..."
             raise ValueError(f"{cell.name} is of other data than the rows before it ({hashes})")
+        if config["splits"] != splits:
+            both = f"{config['splits']}, not {splits}"
+            raise ValueError(f"{cell.name} divides its data unlike the rows before it ({both})")
         return found

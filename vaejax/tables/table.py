@@ -8,9 +8,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vaejax.config import unknown
+from vaejax.reporting.summary import is_collapsed
 from vaejax.tables.plan import Cell, cells_of
 from vaejax.tables.results import cell_values, check_protocols, claims
-from vaejax.tables.runs import Datasets, control_rows, evaluated, run_folders, train_cell
+from vaejax.tables.runs import (
+    Datasets,
+    control_rows,
+    evaluated,
+    protocol_of,
+    run_folders,
+    train_cell,
+)
 from vaejax.tables.write import write_table
 from vaejax.training.metrics import NonFiniteError
 
@@ -34,9 +43,10 @@ def fill_table(
     """
     workdir = Path(workdir)
     cells = cells_of(table, workdir, Path(configs))
-    datasets = Datasets()
+    datasets, _ = Datasets(), protocol_of(table)
     for cell in cells:
-        datasets.of(cell)
+        if table.split not in (splits := datasets.of(cell).splits):
+            raise unknown("split", table.split, splits)
     failures = {}
     for number, cell in enumerate(cells, 1):
         say(f"[{number}/{len(cells)}] {cell.name}")
@@ -88,10 +98,10 @@ def _row(table: ConfigDict, cell: Cell, data: Any, quiet: bool) -> dict[str, Any
         {"folder": str(folders[seed]), **{key: each[key] for key in _PROVENANCE}}
         for seed, each in found.items()
     ]
-    inactive = [each.get("active_units", {}).get("value") == 0 for each in metrics.values()]
+    collapses = [is_collapsed(cell.config, each) for each in metrics.values()]
     columns = cell_values(table, metrics, cell.name)
     named = {"method": cell.method, "prior": cell.prior, "failure": ""}
-    return {**named, "collapsed": any(inactive), "columns": columns, "runs": runs}
+    return {**named, "collapsed": any(collapses), "columns": columns, "runs": runs}
 
 
 def _failed(cell: Cell, failure: str) -> dict[str, Any]:
@@ -108,10 +118,13 @@ def _control(table: ConfigDict, cell: Cell, data: Any, quiet: bool) -> dict[str,
 
 def _claims(table: ConfigDict, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every other prior against the first, method by method."""
-    by_name = {(row["method"], row["prior"]): row["columns"] for row in rows}
+    by_name = {(row["method"], row["prior"]): row for row in rows}
     first, *others = [name for name, *_ in table.priors]
     found = []
     for other in others:
-        pairs = [(by_name[m, first], by_name[m, other]) for m, *_ in table.methods]
+        both = [(by_name[m, first], by_name[m, other]) for m, *_ in table.methods]
+        # Of a collapsed posterior no metric of samples means anything.
+        sound = [pair for pair in both if not any(row["collapsed"] for row in pair)]
+        pairs = [(a["columns"], b["columns"]) for a, b in sound]
         found.append({"one": first, "other": other, "columns": claims(table.compared, pairs)})
     return found

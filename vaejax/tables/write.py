@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def number(mean: float, sd: float | None) -> str:
     """`mean` with its spread, to as many places as the spread allows; three digits without one."""
     if sd is None:
         return f"{mean:.3g}" if abs(mean) < 1_000 else f"{mean:.0f}"
-    places = 0 if sd >= 10 else 1 if sd >= 1 else 2 if sd >= 0.1 else 3
+    if sd == 0:
+        return f"{mean:.3g} ± 0"
+    places = min(max(1 - math.floor(math.log10(sd)), 0), 6)
     return f"{mean:.{places}f} ± {sd:.{places}f}"
 
 
