@@ -21,7 +21,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.optimizers.adamw.weight_decay = 0.3
     config.schedule = "cosine"
     config.likelihoods.gaussian.mse_weight = 10.0
-    config.regularizers.beta_b.capacity = 6.0
+    config.regularizers.beta_b.capacity = 4.5
     config.regularizers.beta_b.capacity_steps = 5_000
     config.regularizers.factor.critic_width = 128
     return with_preset(config, preset)

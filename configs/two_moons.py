@@ -16,7 +16,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.dataset = "two_moons"
     config.num_steps = 20_000
     config.likelihoods.gaussian.mse_weight = 100.0  # less collapses the posterior
-    config.regularizers.beta_b.capacity = 4.0  # nats that two dimensions can use
+    config.regularizers.beta_b.capacity = 3.0
     config.regularizers.beta_b.capacity_steps = 10_000
     config.regularizers.factor.critic_width = 128
     return with_preset(config, preset)
