@@ -34,10 +34,15 @@ def test_only_numbers_that_compare_and_differ_have_a_better_one():
     assert better("symmetric_kl", low, high | {"unit": "bits"}) is None
     assert better("symmetric_kl", low | {"value": float("nan")}, high) is None
     assert better("symmetric_kl", low, None) is None
-    for name in ("kl", "anything", "frechet[identity, floor]", "frechet[identity, control_pca]"):
+    for name in (
+        "kl",
+        "anything",
+        "frechet[identity, floor]",
+        "frechet[identity, low_posterior_data]",
+    ):
         assert better(name, low, high) is None
     assert mark_of("frechet[identity, floor]") == "floor"
-    assert mark_of("frechet[identity, control_pca]") == "control"
+    assert mark_of("frechet[identity, low_posterior_data]") == "control"
     assert mark_of("frechet[identity, random]") == ""
     assert comparable([None, cell_of(low)])
 

@@ -126,9 +126,19 @@ def test_rows_of_other_data_are_refused_before_anything_is_trained(tmp_path):
     methods = (*METHODS, ("fewer", "datasets.two_moons.num_train=300"))
     with one_line("moons, fewer, standard_normal is of other data"):
         fill_table(small_table(methods=methods), tmp_path / "w", CONFIGS)
-    with one_line("unknown regularizer 'beta_hh'.*'beta_h'"):
-        table = small_table(methods=(("typo", "regularizer=beta_hh"),))
-        fill_table(table, tmp_path / "w", CONFIGS)
+    methods = (*METHODS, ("other", "splits.test=0.3"))
+    with one_line("moons, other, standard_normal divides its data"):
+        fill_table(small_table(methods=methods), tmp_path / "w", CONFIGS)
+    for change, said in [
+        (
+            {"methods": (("typo", "regularizer=beta_hh"),)},
+            "unknown regularizer 'beta_hh'.*'beta_h'",
+        ),
+        ({"split": "vali"}, "unknown split 'vali'"),
+        ({"samples": -1}, "images is -1; it must be positive"),
+    ]:
+        with one_line(said):
+            fill_table(small_table(**change), tmp_path / "w", CONFIGS)
     assert not (tmp_path / "w").exists()
 
 
@@ -156,6 +166,8 @@ def test_a_run_that_diverges_has_a_line_and_the_others_their_numbers(tmp_path):
         ({"seeds": ("a",)}, "must be a tuple like"),
         ({"metrics": ("frechett",)}, "unknown metric 'frechett'.*'frechet'"),
         ({"columns": (("FD",),)}, "its rows are a name and its texts"),
+        ({"differences": (("LP gap", "FD"),)}, "its rows are a name and its texts"),
+        ({"datasets": (("../w", "tiny.py"),)}, "its name becomes a folder's"),
         ({"compared": ("sKl",)}, "no column 'sKl'.*'sKL'"),
         ({"differences": (("gap", "FD", "LP"),)}, "no column 'LP"),
         ({"methods": METHODS * 2}, "config.methods has 'none' twice"),
@@ -190,22 +202,29 @@ def test_protocols_compare_without_their_seeds():
     assert without_seed("300 images; seed 3") != without_seed("301 images; seed 3")
 
 
-def test_a_control_has_the_moments_of_the_data_and_is_told_from_it_by_their_shape():
-    dataset = dataset_from(load_config("configs/two_moons.py"))
-    protocol = Protocol(counts=Counts(images=2_000))
-    compared = Comparison(dataset, scaled(1.0), protocol)
-    one, ten = (Control(compared, 0, num_components=k).samples["random"] for k in (1, 10))
+def distances(name, images, components, features=None):
+    """Of controls with so many components, and of held-out data, to training data."""
+    dataset = dataset_from(load_config(f"configs/{name}.py"))
+    compared = Comparison(dataset, scaled(dataset.scale), Protocol(counts=Counts(images=images)))
+    if features is not None:
+        compared.features = compared.features._replace(features_of=features)
     real = moments(compared.real)
-    floor = frechet_distance(real, moments(compared.floor), 0)
-    gaussian, mixture = (frechet_distance(real, moments(each), 0) for each in (one, ten))
-    # A Gaussian of the data's mean and covariance must not look perfect.
+    controls = [Control(compared, 0, num_components=k).samples["random"] for k in components]
+    return [frechet_distance(real, moments(x), 0) for x in (compared.floor, *controls)]
+
+
+def test_a_gaussian_with_the_moments_of_the_data_does_not_look_perfect():
+    floor, gaussian, mixture = distances("two_moons", 2_000, (1, 10))
     assert floor < mixture < gaussian
     assert gaussian > 20 * floor
-    plain = compared.features._replace(features_of=lambda x: x)
-    compared = Comparison(dataset, scaled(1.0), protocol)
-    compared.features = plain
-    blind = Control(compared, 0, num_components=1).samples["random"]
-    assert frechet_distance(moments(compared.real), moments(blind), 0) < 0.01
+    floor, gaussian, mixture = distances("digits", 297, (1, 10))  # by a classifier
+    assert gaussian > 2 * floor
+    assert gaussian > 1.5 * mixture
+
+
+def test_without_a_map_of_features_it_does():
+    floor, gaussian = distances("two_moons", 2_000, (1,), features=lambda x: x)
+    assert gaussian < 5 * floor + 0.01
 
 
 def test_the_command_makes_the_table_of_a_config_with_overrides(tmp_path, capsys):

@@ -59,7 +59,6 @@ def evaluation_flags(command: argparse.ArgumentParser) -> None:
 
 def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The same as keywords of `evaluate`.  Raises ValueError."""
-    from vaejax.evaluation.metrics import METRICS
     from vaejax.evaluation.protocol import Counts
 
     return {
@@ -68,6 +67,6 @@ def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "importance_examples": arguments.importance_examples,
         "thresholds": arguments.thresholds,
         "inception": arguments.inception,
-        "metrics": list(METRICS) if arguments.metrics == ["all"] else arguments.metrics,
+        "metrics": arguments.metrics,
         "counts": Counts() if arguments.samples is None else Counts(images=arguments.samples),
     }

@@ -22,6 +22,9 @@ _FAMILIES = {
     "kl_aggregate_to_prior": ("lower", "KL(q(z) \u2016 p(z)): leaks"),
     "kl_prior_to_aggregate": ("lower", "KL(p(z) \u2016 q(z)): pockets"),
     "mutual_information": ("", "what a code tells about its example"),
+    "total_correlation": ("", "what the dimensions of q(z) tell about each other"),
+    "dimension_kl": ("", "the rest of the KL: product of the marginals of q(z), and prior"),
+    "nll_published": ("lower", "what the authors' code computes, a scaled negative ELBO"),
     "active_units": ("", "dimensions in use"),
     "leakage": ("lower", "data where the prior has next to none of its mass"),
     "leakage_conditional": ("lower", "the same, averaged over the leaks alone"),
@@ -32,6 +35,8 @@ _FAMILIES = {
     "kernel_distance": ("lower", "squared MMD between features"),
     "precision": ("higher", "samples that lie where data lie"),
     "recall": ("higher", "data that lie where samples lie"),
+    "prd_precision": ("higher", "precision at one end of a curve, over clusters"),
+    "prd_recall": ("higher", "recall at its other end"),
 }
 _GROUPS = ("Evidence", "Samples against data", "Prior and aggregate posterior", "Training costs")
 _EVIDENCE = ("importance_weighted_nll", "elbo", "reconstruction", "kl")
@@ -102,10 +107,11 @@ def best(name: str, cells: Sequence[Cell | None]) -> int | None:
 
 
 def mark_of(name: str) -> str:
-    """Whether a metric is of no model: "floor", "control" or ""."""
+    """Whether a metric is of data and no model: "floor", "control" or ""."""
     _, _, of_what = name.rstrip("]").partition("[")
     words = {word for part in of_what.split(",") for word in part.strip().split("_")}
-    return next((mark for mark in ("floor", "control") if mark in words), "")
+    marks = {"floor": "floor", "data": "control"}
+    return next((mark for word, mark in marks.items() if word in words), "")
 
 
 def shown_number(cell: Cell) -> str:

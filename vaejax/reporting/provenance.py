@@ -16,7 +16,6 @@ from vaejax.reporting.opened import OpenedRun
 from vaejax.reporting.page import escaped
 from vaejax.types import GROUPS
 
-# Metrics whose rows of `evaluation.json` do not begin with their name.
 _SAME = "data_sha256"  # of all that may stand on one page
 
 

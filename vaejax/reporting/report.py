@@ -68,8 +68,11 @@ def _check(folders: Sequence[Path]) -> None:
     for folder in folders:
         if (same := seen.setdefault(folder.resolve(), folder)) is not folder:
             raise ValueError(f"the run in {folder} is given twice, also as {same}")
-    first = configs[0].data_sha256
+    first, observation = configs[0].data_sha256, configs[0].observation
     for folder, config in zip(folders, configs, strict=True):
+        if config.observation != observation:
+            both = f"{config.observation!r}, that in {folders[0]} {observation!r}"
+            raise ValueError(f"the run in {folder} has config.observation {both}")
         if config.data_sha256 != first:
             hashes = f"{config.data_sha256[:12]}..., that in {folders[0]} on {first[:12]}..."
             raise ValueError(f"the run in {folder} is of other data, SHA-256 {hashes}")
@@ -140,10 +143,23 @@ def _evaluation(workdir: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text())
-        _ = [row["value"] for row in found["metrics"].values()]
+        _check_evaluation(found)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read: {error!r}") from error
     return found
+
+
+def _check_evaluation(found: dict[str, Any]) -> None:
+    """Raises ValueError, TypeError, KeyError or AttributeError for what no evaluation has."""
+    for row in found["metrics"].values():
+        for number in (row["value"], row.get("standard_error")):
+            if not (number is None or isinstance(number, int | float)):
+                raise ValueError(f"{number!r} is not a number")
+        row.get("protocol", "").split()
+    if not isinstance(found.get("step", 0), int):
+        raise ValueError(f"step {found['step']!r} is not an integer")
+    found.get("versions", {}).items()
+    found.get("protocol", {}).get("counts", {}).items()
 
 
 def _metrics(
