@@ -181,6 +181,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from vaejax.reporting.summary import summary
 
     keep_compiled_programs()
+    seconds: dict[str, float] = {}
     result = evaluate(
         arguments.workdir,
         data(),
@@ -188,8 +189,10 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         checkpoint=arguments.checkpoint,
         other_data=arguments.other_data,
         quiet=False,
+        seconds=seconds,
     )
     print(summary(result, config, arguments.workdir))
+    print("\ntook " + ", ".join(f"{name} {each:.1f} s" for name, each in seconds.items()))
     return 0
 
 
