@@ -57,9 +57,19 @@ def default_table() -> ConfigDict:
                 ("KL", "kl"),
                 ("active", "active_units"),
             ),
-            "differences": (("LP gap", "FD (LP)", "FD"),),  # label, and two columns
+            # Label, and two columns: what sampling adds to the error of the decoder, for one.
+            "differences": (("sampling gap", "FD", "FD (rec.)"), ("LP gap", "FD (LP)", "FD")),
             # Columns, lower being better, in which every other prior is compared with the first.
-            "compared": ("FD", "FD (LP)", "LP gap", "sKL", "leakage", "leakage (log det)", "NLL"),
+            "compared": (
+                "FD",
+                "sampling gap",
+                "FD (LP)",
+                "LP gap",
+                "sKL",
+                "leakage",
+                "leakage (log det)",
+                "NLL",
+            ),
         }
     )
 
