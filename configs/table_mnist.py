@@ -1,7 +1,9 @@
 """MNIST: six regularizers with two priors, one seed, a tenth of the paper's iterations.
 
-vaejax data prepare mnist --from FOLDER
-vaejax table --config configs/table_mnist.py --workdir runs/table_mnist
+    vaejax data prepare mnist --from FOLDER
+    vaejax table --config configs/table_mnist.py --workdir runs/table_mnist
+
+The numbers to expect are in `configs/README.md`.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,8 @@
 """Two moons: six regularizers with two priors, three seeds.
 
-vaejax table --config configs/table_two_moons.py --workdir runs/table_two_moons
+    vaejax table --config configs/table_two_moons.py --workdir runs/table_two_moons
+
+The numbers to expect are in `configs/README.md`.
 """
 
 from ml_collections import ConfigDict
