@@ -17,6 +17,9 @@ _LENGTHS = {"config.columns": 2, "config.differences": 3}
 _ROWS = ("datasets", "methods", "priors", "columns", "differences")
 
 
+_METRICS = ("symmetric_kl", "information", "leakage", "frechet", "precision_recall")
+
+
 def default_table() -> ConfigDict:
     """A table of all regularizers with both priors, without data sets yet."""
     regularizers = ("none", "beta_h", "beta_b", "beta_tc", "factor", "info")
@@ -31,13 +34,7 @@ def default_table() -> ConfigDict:
             "priors": tuple((name, f"prior={name}") for name in priors),
             "seeds": (0, 1, 2),
             "split": "test",
-            "metrics": (
-                "symmetric_kl",
-                "information",
-                "leakage",
-                "frechet",
-                "precision_recall",
-            ),
+            "metrics": _METRICS,
             "samples": 20_000,
             "importance_samples": 1_000,
             "importance_examples": 500,
