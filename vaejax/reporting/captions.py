@@ -19,7 +19,7 @@ CAPTIONS = {
     "nothing, against the threshold. Lower is better; the paper's score compares densities of two "
     "spaces, the one with log det those of one.",
     "random_and_low_posterior": "Samples of the prior, and those of them where fewest codes lie. "
-    "With a prior that fits, both look alike.",
+    "With a prior that fits, these are as good, if of fewer kinds.",
     "traversals": "From one held-out example to another, straight in generation space. With a flow "
     "the way is curved in representation space, around the places without codes.",
     "factors": "One coordinate changes in a row, the others stay.",
