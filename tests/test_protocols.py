@@ -143,3 +143,14 @@ def test_a_protocol_out_of_range_is_refused():
         Protocol(importance_samples=-1)
     with one_line("examples of importance sampling are 0; at least 1"):
         Protocol(importance_examples=0)
+
+
+def test_fewer_metrics_leave_those_of_the_same_protocol_and_replace_those_of_another(workdir):
+    first = evaluate(workdir, importance_samples=2, metrics=["leakage"], counts=COUNTS)
+    both = evaluate(workdir, importance_samples=2, metrics=["information"], counts=COUNTS)
+    assert both["protocol"]["metrics"] == ["information", "leakage"]
+    assert both["metrics"]["leakage[0.01]"] == first["metrics"]["leakage[0.01]"]
+    assert json.loads((workdir / "evaluation.json").read_text()) == both
+    other = evaluate(workdir, importance_samples=2, metrics=["information"])
+    assert "leakage[0.01]" not in other["metrics"]
+    assert other["protocol"]["metrics"] == ["information"]
