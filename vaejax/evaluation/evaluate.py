@@ -122,13 +122,9 @@ def _with_earlier(result: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def evaluation_path(workdir: Path, split: str, dataset: Dataset, config: ConfigDict) -> Path:
     """The file that `evaluate` writes."""
-    return workdir / _name(split, dataset, config)
-
-
-def _name(split: str, dataset: Dataset, config: ConfigDict) -> str:
     which = "" if split == "test" else f"_{split}"
     other = "" if dataset.sha256 == config.data_sha256 else f"_{dataset.sha256[:8]}"
-    return f"evaluation{which}{other}.json"
+    return workdir / f"evaluation{which}{other}.json"
 
 
 def run_dataset(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,8 +11,8 @@ from flax import linen as nn
 from vaejax.evaluation.latent import density_grid
 from vaejax.evaluation.pockets import HIGH_FRACTION, lowest
 from vaejax.evaluation.subject import Subject
+from vaejax.evaluation.traversals import decoded, from_base
 from vaejax.models.vae import VAE
-from vaejax.training.validation import num_at_once, over_split
 from vaejax.types import Array
 
 _SIDE = 128  # cells of a grid: 33, 17 and 9 nodes lie on its points
@@ -65,13 +65,14 @@ def _plane(subject: Subject, base: bool, nodes: int, num_codes: int) -> Plane:
     log_q = _log_q(subject, points.reshape(-1, 2), base).reshape(log_p.shape)
     every = _SIDE // (nodes - 1)
     chosen = points[::every, ::every].reshape(-1, 2)
-    decoded = _decoded(subject, chosen, base).reshape(nodes, nodes, *subject.dataset.x_shape)
+    x_of = decoded(*given, from_base(*given, chosen) if base else chosen)
+    x_of = x_of.reshape(nodes, nodes, *subject.dataset.x_shape)
     p, q = subject.draws
     fraction = subject.counts.low_fraction
     low = getattr(p, space)[lowest(p.log_q, fraction)]
     high = getattr(q, space)[lowest(q.log_base, HIGH_FRACTION)]
     in_pockets = float(np.mean(p.log_p - p.log_q > POCKET))
-    return Plane(x, y, log_p, log_q, decoded, codes[:num_codes], low, high, in_pockets)
+    return Plane(x, y, log_p, log_q, x_of, codes[:num_codes], low, high, in_pockets)
 
 
 def _log_q(subject: Subject, points: np.ndarray, base: bool) -> np.ndarray:
@@ -85,18 +86,3 @@ def _log_q(subject: Subject, points: np.ndarray, base: bool) -> np.ndarray:
         return np.asarray(subject.aggregate.log_prob(points))
     z, log_det = jax.jit(nn.apply(with_volume, subject.model))(subject.variables, points)
     return np.asarray(subject.aggregate.log_prob(z) - log_det)
-
-
-def _decoded(subject: Subject, points: np.ndarray, base: bool) -> np.ndarray:
-    """Mean of p(x|z) at (P, 2) points of a space.  -> (P, *X)."""
-
-    def mean(vae: VAE, point: Array) -> Array:
-        return vae.decode(vae.prior.from_base(point) if base else point)
-
-    decode = jax.jit(nn.apply(mean, subject.model))
-    most = num_at_once(subject.model, subject.variables, subject.dataset.x_shape, ("decoder",))
-
-    def block(rows: Any, _: Any) -> Any:
-        return decode(subject.variables, rows)
-
-    return over_split(block, points, most)
