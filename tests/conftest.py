@@ -22,6 +22,10 @@ jax.config.update("jax_debug_key_reuse", True)
 
 PRIORS = ("standard_normal", "decoupled")
 REGULARIZERS = ("none", "beta_h", "beta_b", "beta_tc", "factor", "info")
+AUTOENCODERS = ("rae_l2", "rae_gp", "rae_sn", "sparse", "contractive", "wae")
+# What the steps of are recorded, and compared on any number of devices.
+PAIRS = [(regularizer, prior) for regularizer in REGULARIZERS for prior in PRIORS]
+PAIRS += [(name, "standard_normal") for name in ("annealed", "free_bits", *AUTOENCODERS)]
 
 
 def one_line(match: str):

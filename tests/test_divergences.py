@@ -11,6 +11,9 @@ from scipy.special import logsumexp
 from vaejax.objectives.divergences import (
     BANDWIDTHS,
     ESTIMATORS,
+    KERNELS,
+    gaussian_kernel,
+    inverse_multiquadratic,
     log_aggregate_posterior,
     permuted_dims,
     squared_distances,
@@ -179,19 +182,26 @@ def mmd_by_loops(u, z, bandwidth: float, unbiased: bool) -> float:
 def test_mmd_is_the_double_loop(unbiased):
     u, z = cloud(7, 3), cloud(5, 3, 0.5, seed=1)
     expected = mmd_by_loops(u.astype(float), z.astype(float), 2.5, unbiased)
-    np.testing.assert_allclose(squared_mmd(u, z, 2.5, unbiased), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        squared_mmd(u, z, gaussian_kernel(2.5), unbiased), expected, atol=1e-6
+    )
 
 
 def test_mmd_is_zero_for_identical_sets_and_grows_with_a_shift():
     z = cloud(40, 2)
-    values = [float(squared_mmd(z, z[::-1] + shift, 4.0)) for shift in (0.0, 0.3, 1.0, 3.0)]
+    values = [
+        float(squared_mmd(z, z[::-1] + shift, gaussian_kernel(4.0)))
+        for shift in (0.0, 0.3, 1.0, 3.0)
+    ]
     assert abs(values[0]) < 1e-6
     assert 1e-4 < values[1] < values[2] < values[3]
 
 
 def test_mmd_is_never_negative_with_its_diagonal_and_at_most_two():
     for seed in range(20):
-        value = squared_mmd(cloud(10, 2, seed=seed), cloud(12, 2, seed=100 + seed), 1.0)
+        value = squared_mmd(
+            cloud(10, 2, seed=seed), cloud(12, 2, seed=100 + seed), gaussian_kernel(1.0)
+        )
         assert 0 <= value <= 2
 
 
@@ -199,16 +209,19 @@ def test_unbiased_mmd_is_the_other_one_without_its_diagonals():
     """n V = (n - 1) U + 1 for each of the two sums within a set."""
     u, z = cloud(9, 2), cloud(9, 2, 1.0, seed=1)
     cross = 2 * np.exp(-squared_distances(u, z) / 3.0).mean()
-    biased, unbiased = squared_mmd(u, z, 3.0) + cross, squared_mmd(u, z, 3.0, True) + cross
+    biased, unbiased = (
+        squared_mmd(u, z, gaussian_kernel(3.0)) + cross,
+        squared_mmd(u, z, gaussian_kernel(3.0), True) + cross,
+    )
     np.testing.assert_allclose(9 * biased, 8 * unbiased + 2, rtol=1e-5)
 
 
 def test_unbiased_mmd_of_one_distribution_has_mean_zero():
     sets = cloud(2 * 2_000 * 8, 2).reshape(2, 2_000, 8, 2)
-    values = jax.jit(jax.vmap(lambda u, z: squared_mmd(u, z, 4.0, True)))(*sets)
+    values = jax.jit(jax.vmap(lambda u, z: squared_mmd(u, z, gaussian_kernel(4.0), True)))(*sets)
     values = np.asarray(values, np.float64)
     assert abs(values.mean()) < 4 * values.std(ddof=1) / np.sqrt(len(values))
-    biased = jax.jit(jax.vmap(lambda u, z: squared_mmd(u, z, 4.0)))(*sets)
+    biased = jax.jit(jax.vmap(lambda u, z: squared_mmd(u, z, gaussian_kernel(4.0))))(*sets)
     assert np.mean(biased) > 10 * values.std(ddof=1) / np.sqrt(len(values))
 
 
@@ -244,3 +257,24 @@ def test_distances_are_exact_far_from_the_origin():
     near, far = squared_distances(a, b), squared_distances(a + 4096, b + 4096)
     np.testing.assert_array_equal(near, [[1, 4], [17, 8]])
     np.testing.assert_array_equal(near, far)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_mmd_of_a_sum_of_kernels_is_the_sum_of_theirs(unbiased):
+    """The inverse multiquadratic is 1 at distance 0 for each of its scales."""
+    u, z = cloud(7, 3), cloud(5, 3, 0.5, seed=1)
+    parts = [squared_mmd(u, z, lambda d, c=c: c / (c + d), unbiased) for c in _widths(6.0)]
+    value = squared_mmd(u, z, inverse_multiquadratic(6.0), unbiased)
+    np.testing.assert_allclose(value, sum(parts), atol=1e-5)
+
+
+def _widths(scale):
+    return [scale * factor for factor in (0.1, 0.2, 0.5, 1, 2, 5, 10)]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_tell_equal_from_shifted_draws(name):
+    p, q = cloud(300, 4), cloud(300, 4, seed=1)
+    same = float(squared_mmd(p, q, KERNELS[name](p, q), True))
+    shifted = float(squared_mmd(p, q + 1, KERNELS[name](p, q + 1), True))
+    assert abs(same) < 0.1 * shifted

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import PRIORS, REGULARIZERS, one_line
+from conftest import PAIRS, one_line
 
 from vaejax.config import load_config
 from vaejax.data.batches import batch_rows
@@ -29,8 +29,7 @@ from vaejax.parallel import (
 from vaejax.training.state import TRAIN, initial_state, stream_key
 from vaejax.training.step import gradients, make_batch
 
-PAIRS = [(regularizer, prior) for regularizer in REGULARIZERS for prior in PRIORS]
-BATCH_COUPLED = ("beta_b", "beta_tc", "factor", "info")
+BATCH_COUPLED = ("beta_b", "beta_tc", "factor", "info", "free_bits", "wae")
 STEP = 3  # not 0, so that beta_b has a capacity and keys are folded
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import PRIORS, REGULARIZERS
+from conftest import PAIRS
 from flax import linen as nn
 
 from vaejax.config import load_config
@@ -27,7 +27,6 @@ from vaejax.types import GENERATIVE, GROUPS, Player
 
 GOLDEN = Path(__file__).with_name("golden_steps.json")
 CHANGED = "if you meant to change the method, update this and say why in Changes"
-PAIRS = [(regularizer, prior) for regularizer in REGULARIZERS for prior in PRIORS]
 
 
 @pytest.fixture(autouse=True, scope="module")

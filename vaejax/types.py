@@ -56,7 +56,7 @@ class Terms(NamedTuple):
     reconstruction: Array  # (B,) -log p(x|z), all constants included
     kl: Array  # (B,) KL(q(z|x) || p(z)); -log p(z) for a deterministic code
     code: Code
-    input: Array | None = None  # (B, *X) what the encoder saw
+    input: Array  # (B, *X) what the encoder saw
 
 
 class Posterior(Protocol):

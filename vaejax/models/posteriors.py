@@ -38,11 +38,19 @@ class DiagonalGaussian(nn.Module):
 
 
 class FixedScale(nn.Module):
-    """q(z|x) = N(mean, scale^2 I), the mean linear in the features (arXiv 1903.12436, sec. 2.2)."""
+    """q(z|x) = N(mean, scale^2 I), the mean linear in the features (arXiv 1903.12436, sec. 2.2).
+
+    Raises ValueError unless `scale` is positive.
+    """
 
     latent_dim: int
     scale: float = 0.7
     has_density = True
+
+    def __post_init__(self) -> None:
+        if fails(self.scale <= 0):
+            raise ValueError(f"posteriors.fixed_scale.scale is {self.scale}; it must be positive")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, features: Array, keys: Array) -> Code:
@@ -62,15 +70,8 @@ class Deterministic(nn.Module):
         return Code(z, jnp.zeros(len(z)), z)
 
 
-def fixed_scale(latent_dim: int, *, scale: float) -> FixedScale:
-    """The posterior of the constant-variance VAE.  Raises ValueError unless `scale` > 0."""
-    if fails(scale <= 0):
-        raise ValueError(f"config.posteriors.fixed_scale.scale is {scale}; it must be positive")
-    return FixedScale(latent_dim, scale)
-
-
 POSTERIORS = {
     "diagonal_gaussian": DiagonalGaussian,
-    "fixed_scale": fixed_scale,
+    "fixed_scale": FixedScale,
     "deterministic": Deterministic,
 }

@@ -146,7 +146,7 @@ def _input_gradient(model: Any, terms: Terms, keys: Array, estimator: str, probe
 GRADIENT_PENALTIES = {
     # ||dD/dz||_F^2, as arXiv 1903.12436 writes it.
     "jacobian": _decoder_jacobian,
-    # ||d(sum_j D_j^2)/dz||^2, as its authors' code has it (which also averages over z's dimensions).
+    # ||d(sum_j D_j^2)/dz||^2; its authors' code has its mean over the dimensions of z.
     "squared_output": _squared_output,
     # ||d(sum_j D_j(E(x)))/dx||^2, as another public implementation has it.
     "input_gradient": _input_gradient,
