@@ -56,6 +56,7 @@ class Terms(NamedTuple):
     reconstruction: Array  # (B,) -log p(x|z), all constants included
     kl: Array  # (B,) KL(q(z|x) || p(z)); -log p(z) for a deterministic code
     code: Code
+    input: Array | None = None  # (B, *X) what the encoder saw
 
 
 class Posterior(Protocol):
@@ -67,9 +68,15 @@ class Posterior(Protocol):
 
 
 class Prior(Protocol):
-    """A density over codes.  `factorizes` says whether p(z) is a product over dimensions."""
+    """A density over codes.
+
+    factorizes: whether p(z) is a product over dimensions.  is_learned: whether it has parameters.
+    has_normal_base: whether generation space has N(0, I).
+    """
 
     factorizes: bool
+    is_learned: bool
+    has_normal_base: bool
 
     def log_prob(self, z: Array) -> Array:
         """z: (..., D) -> (...) nats."""
@@ -81,6 +88,10 @@ class Prior(Protocol):
 
     def kl(self, code: Code) -> Array:
         """KL(q(z|x) || p(z)).  -> (B,) nats; one Monte Carlo draw where no closed form exists."""
+        ...
+
+    def kl_blocks(self, code: Code) -> Array:
+        """The same of the dimensions that p(z) factors into, (B, D), else of all in one, (B, 1)."""
         ...
 
     def base_log_prob(self, z0: Array) -> Array:
@@ -99,10 +110,11 @@ class Prior(Protocol):
 class Likelihood(Protocol):
     """Decoder output -> distrax distribution over x, batch (B,), event *X.
 
-    `unit_interval` says whether x must lie in [0, 1].
+    unit_interval: whether x must lie in [0, 1].  learns_scale: whether its noise is learned.
     """
 
     unit_interval: bool
+    learns_scale: bool
 
     def __call__(self, output: Array) -> Any: ...
 
@@ -127,3 +139,4 @@ class Objective(NamedTuple):
     players: Mapping[str, Player]
     critic: nn.Module | None = None
     check: Callable[[Any], None] = lambda model: None  # raises ValueError, or warns
+    spectral_norm: tuple[str, ...] = ()  # trunks whose kernels are divided by their spectral norm

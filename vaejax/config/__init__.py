@@ -17,6 +17,7 @@ from vaejax.config.files import (
 )
 from vaejax.config.lookup import build, fails, nearest, unknown, validate
 from vaejax.config.presets import with_preset
+from vaejax.config.raeify import raeify
 
 __all__ = [
     "CHOICES",
@@ -30,6 +31,7 @@ __all__ = [
     "load_config",
     "nearest",
     "overridden",
+    "raeify",
     "saved_config",
     "to_json",
     "unknown",

@@ -149,7 +149,11 @@ def _parts() -> dict[str, Any]:
             "celeba": {"leaky_slope": 0.01},
             "conv": {"channels": (32, 64, 128), "width": 256},  # one halving per entry
         },
-        "posteriors": {"diagonal_gaussian": {"log_variance_bound": 20.0}, "deterministic": {}},
+        "posteriors": {
+            "diagonal_gaussian": {"log_variance_bound": 20.0},
+            "fixed_scale": {"scale": 0.7},
+            "deterministic": {},
+        },
         "priors": {
             "standard_normal": {},
             "decoupled": {
@@ -200,4 +204,26 @@ def _regularizers() -> dict[str, Any]:
             "critic_b2": 0.999,
         },
         "info": {"alpha": 0.0, "lambda_": 11.0, "bandwidth": "published", "unbiased": False},
+        "annealed": {"beta": 1.0, "start": 0.0, "steps": 10_000, "shape": "linear"},  # "sigmoid"
+        "free_bits": {"beta": 1.0, "nats": 0.1},
+        **_autoencoders(),
+    }
+
+
+def _autoencoders() -> dict[str, Any]:
+    """Rows of regularized autoencoders; weights as for w = 1 of the Gaussian likelihood."""
+    jacobian = {"estimator": "hutchinson", "probes": 1}  # or "exact"
+    return {
+        "rae": {"beta": 0.064},
+        "rae_l2": {"beta": 0.0128, "weight": 1e-4},
+        "rae_gp": {
+            "beta": 0.0128,
+            "weight": 1e-3,
+            "variant": "jacobian",  # of the decoder; "squared_output", "input_gradient"
+            **jacobian,
+        },
+        "rae_sn": {"beta": 1.15, "encoder": False},
+        "sparse": {"beta": 0.0, "weight": 0.1, "decoder_l2_weight": 1e-4},
+        "contractive": {"beta": 0.0, "weight": 0.1, **jacobian, "decoder_l2_weight": 1e-4},
+        "wae": {"weight": 10.0, "kernel": "imq", "unbiased": True},  # "gaussian", "gaussian_median"
     }

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vaejax.config.lookup import unknown
+from vaejax.config.raeify import raeify
 
 _COMMON = {
     "reduction": "published_sum",
@@ -64,15 +65,17 @@ PRESETS = {"published": _PUBLISHED}
 
 
 def with_preset(config: ConfigDict, preset: str) -> ConfigDict:
-    """`config` with the preset "published/REGULARIZER/PRIOR" applied; "" changes nothing.
+    """`config` with the preset "published/REGULARIZER/PRIOR" or "raeify/REGULARIZER" applied.
 
-    Raises ValueError for an unknown preset.
+    "raeify" alone takes RAE-L2; "" changes nothing.  Raises ValueError for an unknown preset.
     """
     if not preset:
         return config
     name, _, pair = preset.partition("/")
+    if name == "raeify":
+        return raeify(config, pair or "rae_l2")
     if name not in PRESETS:
-        raise unknown("preset", name, PRESETS)
+        raise unknown("preset", name, (*PRESETS, "raeify"))
     rows = {"/".join(key): row for key, row in PRESETS[name].items()}
     if pair not in rows:
         raise unknown(f"preset {name}/", pair, rows)

@@ -21,12 +21,29 @@ def leaky(slope: float) -> Callable[[Array], Array]:
     return partial(nn.leaky_relu, negative_slope=slope)
 
 
+class SpectrallyNormalized(nn.Module):
+    """A layer whose kernel is divided by its largest singular value (arXiv 1802.05957).
+
+    A kernel of more than two axes counts as the matrix of its last one.  Every call makes one power
+    iteration from where the last one ended; where `batch_stats` may not change, as in evaluation,
+    its end is not kept.
+    """
+
+    layer: nn.Module
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        is_kept = self.is_mutable_collection("batch_stats")
+        return nn.SpectralNorm(self.layer)(x, update_stats=is_kept)
+
+
 @dataclasses.dataclass(frozen=True)
 class Layers:
     """Layers by name, alike in how they are computed; none of this is a parameter of the model.
 
     lowering: of convolutions, "native" or "matmul".  dtype: of activations and products; None is
     that of the input.  axis_name: the mapped device axis that batch norm averages over.
+    spectral_norm: whether kernels are divided by their largest singular value.
 
     Between `enter` and `leave` images lie as the lowering wants them, height and width on axes 1
     and 2 either way.
@@ -35,6 +52,7 @@ class Layers:
     lowering: str = "native"
     dtype: Any = None
     axis_name: str | None = None
+    spectral_norm: bool = False
 
     def enter(self, x: Array) -> Array:
         """(B, H, W, C) -> what the layers take."""
@@ -49,33 +67,36 @@ class Layers:
         x = self.leave(x)
         return x.reshape(len(x), -1)
 
-    def dense(self, width: int) -> nn.Dense:
-        return nn.Dense(width, dtype=self.dtype)
+    def dense(self, width: int) -> nn.Module:
+        return self._made(nn.Dense(width, dtype=self.dtype))
 
-    def conv(self, channels: int, kernel: tuple[int, int], padding: Any = ONE) -> Conv:
-        return Conv(channels, kernel, padding=padding, lowering=self.lowering, dtype=self.dtype)
+    def conv(self, channels: int, kernel: tuple[int, int], padding: Any = ONE) -> nn.Module:
+        return self._convolution(Conv, channels, kernel, padding=padding)
 
-    def conv3(self, channels: int, padding: Any = ONE) -> Conv:
+    def conv3(self, channels: int, padding: Any = ONE) -> nn.Module:
         return self.conv(channels, (3, 3), padding)
 
-    def halving(self, channels: int) -> Conv:
+    def halving(self, channels: int) -> nn.Module:
         """k4 s2 p1: n -> n / 2."""
-        return Conv(channels, (4, 4), (2, 2), ONE, lowering=self.lowering, dtype=self.dtype)
+        return self._convolution(Conv, channels, (4, 4), strides=(2, 2), padding=ONE)
 
-    def doubling(self, channels: int) -> ConvTranspose:
+    def doubling(self, channels: int) -> nn.Module:
         """Transposed k4 s2 p1: n -> 2 n."""
-        how: Any = {"lowering": self.lowering, "dtype": self.dtype}
-        return ConvTranspose(channels, (4, 4), strides=(2, 2), padding="SAME", **how)
+        return self._convolution(ConvTranspose, channels, (4, 4), strides=(2, 2), padding="SAME")
 
-    def upsampling(self, channels: int) -> Conv:
+    def upsampling(self, channels: int) -> nn.Module:
         """Nearest x2, edge padding of 1, k3: n -> 2 n."""
-        how: Any = {"lowering": self.lowering, "dtype": self.dtype}
-        return Conv(channels, (3, 3), doubled=True, **how)
+        return self._convolution(Conv, channels, (3, 3), doubled=True)
 
-    def growing(self, channels: int, kernel: tuple[int, int] = (3, 3)) -> ConvTranspose:
+    def growing(self, channels: int, kernel: tuple[int, int] = (3, 3)) -> nn.Module:
         """Transposed, stride 1, no padding: n -> n + kernel - 1."""
-        how: Any = {"lowering": self.lowering, "dtype": self.dtype}
-        return ConvTranspose(channels, kernel, padding="VALID", **how)
+        return self._convolution(ConvTranspose, channels, kernel, padding="VALID")
+
+    def _convolution(self, kind: Any, channels: int, kernel: Any, **how: Any) -> nn.Module:
+        return self._made(kind(channels, kernel, lowering=self.lowering, dtype=self.dtype, **how))
+
+    def _made(self, layer: nn.Module) -> nn.Module:
+        return SpectrallyNormalized(layer) if self.spectral_norm else layer
 
     def norm(self, train: bool, epsilon: float = 1e-5, is_flat: bool = False) -> nn.BatchNorm:
         """Batch norm over the global batch, its statistics in float32; `is_flat`: of (B, F)."""

@@ -35,6 +35,7 @@ class Gaussian(nn.Module):
 
     mse_weight: float = 1.0
     unit_interval = False
+    learns_scale = False
 
     def __call__(self, output: Array) -> distrax.Independent:
         scale = jnp.full_like(output, (2.0 * self.mse_weight) ** -0.5)
@@ -46,6 +47,7 @@ class LearnedGaussian(nn.Module):
 
     initial_scale: float = 0.3
     unit_interval = False
+    learns_scale = True
 
     @nn.compact
     def __call__(self, output: Array) -> distrax.Independent:
@@ -62,6 +64,7 @@ class Bernoulli(nn.Module):
     """Bernoulli with logits; for x in [0, 1] the cross-entropy, no density unless x is binary."""
 
     unit_interval = True
+    learns_scale = False
 
     def __call__(self, output: Array) -> distrax.Independent:
         return _over_x(distrax.Bernoulli(logits=output))

@@ -6,8 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vaejax.config import fails
 from vaejax.probability import distrax
 from vaejax.types import Array, Code
+
+
+def _gaussian_code(mean: Array, scale: Array, keys: Array) -> Code:
+    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
+    z = mean + scale * noise
+    q = distrax.Independent(distrax.Normal(mean, scale), reinterpreted_batch_ndims=1)
+    return Code(z, jnp.asarray(q.log_prob(z)), mean, q)
 
 
 class DiagonalGaussian(nn.Module):
@@ -26,10 +34,20 @@ class DiagonalGaussian(nn.Module):
         mean, log_variance = jnp.split(nn.Dense(2 * self.latent_dim)(features), 2, axis=-1)
         bound = self.log_variance_bound
         scale = jnp.exp(0.5 * jnp.clip(log_variance, -bound, bound))
-        noise = jax.vmap(lambda key: jax.random.normal(key, (self.latent_dim,)))(keys)
-        z = mean + scale * noise
-        q = distrax.Independent(distrax.Normal(mean, scale), reinterpreted_batch_ndims=1)
-        return Code(z, jnp.asarray(q.log_prob(z)), mean, q)
+        return _gaussian_code(mean, scale, keys)
+
+
+class FixedScale(nn.Module):
+    """q(z|x) = N(mean, scale^2 I), the mean linear in the features (arXiv 1903.12436, sec. 2.2)."""
+
+    latent_dim: int
+    scale: float = 0.7
+    has_density = True
+
+    @nn.compact
+    def __call__(self, features: Array, keys: Array) -> Code:
+        mean = nn.Dense(self.latent_dim)(features)
+        return _gaussian_code(mean, jnp.full_like(mean, self.scale), keys)
 
 
 class Deterministic(nn.Module):
@@ -44,4 +62,15 @@ class Deterministic(nn.Module):
         return Code(z, jnp.zeros(len(z)), z)
 
 
-POSTERIORS = {"diagonal_gaussian": DiagonalGaussian, "deterministic": Deterministic}
+def fixed_scale(latent_dim: int, *, scale: float) -> FixedScale:
+    """The posterior of the constant-variance VAE.  Raises ValueError unless `scale` > 0."""
+    if fails(scale <= 0):
+        raise ValueError(f"config.posteriors.fixed_scale.scale is {scale}; it must be positive")
+    return FixedScale(latent_dim, scale)
+
+
+POSTERIORS = {
+    "diagonal_gaussian": DiagonalGaussian,
+    "fixed_scale": fixed_scale,
+    "deterministic": Deterministic,
+}

@@ -30,6 +30,8 @@ class StandardNormal(nn.Module):
 
     latent_dim: int
     factorizes = True
+    is_learned = False
+    has_normal_base = True
 
     def log_prob(self, z: Array) -> Array:
         return standard_normal_log_prob(z)
@@ -42,6 +44,12 @@ class StandardNormal(nn.Module):
             return code.log_q - self.log_prob(code.z)
         zero, one = jnp.zeros_like(code.z), jnp.ones_like(code.z)
         return code.q.kl_divergence(distrax.Independent(distrax.Normal(zero, one), 1))
+
+    def kl_blocks(self, code: Code) -> Array:
+        standard = distrax.Normal(jnp.zeros(()), jnp.ones(()))
+        if code.q is None:
+            return -jnp.asarray(standard.log_prob(code.z))
+        return code.q.distribution.kl_divergence(standard)
 
     def base_log_prob(self, z0: Array) -> Array:
         return standard_normal_log_prob(z0)
@@ -58,6 +66,8 @@ class Decoupled(nn.Module):
 
     flow: nn.Module
     kl_constant: bool = True
+    is_learned = True
+    has_normal_base = True
 
     @property
     def factorizes(self) -> bool:
@@ -76,6 +86,9 @@ class Decoupled(nn.Module):
         # A deterministic code has no entropy and no such constant.
         dropped = 0.0 if self.kl_constant or code.q is None else 0.5 * code.z.shape[-1]
         return kl + dropped
+
+    def kl_blocks(self, code: Code) -> Array:
+        return self.kl(code)[:, None]
 
     def base_log_prob(self, z0: Array) -> Array:
         return standard_normal_log_prob(z0)

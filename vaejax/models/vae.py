@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -39,9 +40,10 @@ class VAE(nn.Module):
 
         `corrupted` (B, *X) is what the encoder sees instead of x, in denoising autoencoders.
         """
-        code = self.encode(x if corrupted is None else corrupted, keys, train)
+        seen = x if corrupted is None else corrupted
+        code = self.encode(seen, keys, train)
         reconstruction = -event_log_prob(self.likelihood(self.output(code.z, train)), x)
-        return Terms(reconstruction, self.prior.kl(code), code)
+        return Terms(reconstruction, self.prior.kl(code), code, seen)
 
     def encode(self, x: Array, keys: Array, train: bool = False) -> Code:
         """q(z|x) and one draw of it.  x: (B, *X), keys: (B,) -> Code."""
@@ -80,21 +82,27 @@ def make_model(
     x_shape: tuple[int, ...],
     critic: nn.Module | None = None,
     axis_name: str | None = None,
+    spectral_norm: Sequence[str] = (),
 ) -> VAE:
     """The model `config` names for data of event shape `x_shape`.
 
-    With `axis_name`, batch norm averages over that mapped axis.  Raises ValueError for an unknown
+    With `axis_name`, batch norm averages over that mapped axis.  spectral_norm: "encoder" and
+    "decoder", whose kernels are divided by their spectral norm.  Raises ValueError for an unknown
     name and for a trunk that does not fit the data.
     """
     for kind in ("encoder", "decoder"):
         _check_fit(kind, config, x_shape)
     lowering = best_lowering() if config.convolutions == "auto" else str(config.convolutions)
-    layers = Layers(lowering, jnp.dtype(config.compute_dtype), axis_name)
+    made = Layers(lowering, jnp.dtype(config.compute_dtype), axis_name)
+    layers = {
+        kind: dataclasses.replace(made, spectral_norm=kind in spectral_norm)
+        for kind in ("encoder", "decoder")
+    }
     return VAE(
-        encoder=build(ENCODERS, "encoder", config, layers=layers),
+        encoder=build(ENCODERS, "encoder", config, layers=layers["encoder"]),
         posterior=build(POSTERIORS, "posterior", config, config.latent_dim),
         prior=build(PRIORS, "prior", config, config.latent_dim),
-        decoder=build(DECODERS, "decoder", config, x_shape=x_shape, layers=layers),
+        decoder=build(DECODERS, "decoder", config, x_shape=x_shape, layers=layers["decoder"]),
         likelihood=build(LIKELIHOODS, "likelihood", config),
         critic=critic,
     )

@@ -6,13 +6,16 @@ batch take the name of the mapped device axis, as Flax's batch norm does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from vaejax.objectives.divergences import (
-    BANDWIDTHS,
     ESTIMATORS,
+    KERNELS,
+    Kernel,
     log_aggregate_posterior,
     squared_mmd,
 )
@@ -40,6 +43,30 @@ def kl(weight: float = 1.0) -> Cost:
 
     def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         return {"kl": weight * terms.kl.mean()}
+
+    return cost
+
+
+def annealed_kl(beta: float, start: float, steps: int, shape: str = "linear") -> Cost:
+    """beta(t) E KL, where beta(t) goes from `start` to `beta` in `steps` (arXiv 1511.06349)."""
+
+    def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
+        reached = WARM_UPS[shape](jnp.minimum(1.0, step / steps))
+        return {"kl": (start + (beta - start) * reached) * terms.kl.mean()}
+
+    return cost
+
+
+def free_bits_kl(beta: float, nats: float, axis_name: str | None = None) -> Cost:
+    """beta sum_k max(E KL_k, nats) over the dimensions k that the prior's density factors into.
+
+    The expectation is of the global batch (arXiv 1606.04934, eq. 15); a prior that does not
+    factorize is one block, whose KL is free up to `nats`.
+    """
+
+    def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
+        blocks = averaged(model.prior.kl_blocks(terms.code).mean(axis=0), axis_name)
+        return {"kl": beta * jnp.maximum(blocks, nats).sum()}
 
     return cost
 
@@ -109,18 +136,28 @@ def critic_total_correlation(weight: float) -> Cost:
 
 def mmd_to_prior(
     weight: float,
-    bandwidth: str = "published",
+    kernel: Callable[[Array, Array], Kernel] = KERNELS["imq"],
     unbiased: bool = False,
     axis_name: str | None = None,
 ) -> Cost:
     """weight MMD^2(q(z), p(z)) between the global batch of codes and as many prior samples.
 
+    kernel: of the two sets of draws, as those of `KERNELS`.
     In representation space: a flow prior's samples carry gradients to the flow (arXiv 1706.02262).
     """
 
     def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         z = gathered(terms.code.z, axis_name)
         u = model.prior.sample(key, len(z))
-        return {"mmd": weight * squared_mmd(u, z, BANDWIDTHS[bandwidth](u, z), unbiased)}
+        return {"mmd": weight * squared_mmd(u, z, kernel(u, z), unbiased)}
 
     return cost
+
+
+def _sigmoid(fraction: Array) -> Array:
+    """A logistic curve through (0, 0) and (1, 1)."""
+    low, high = jax.nn.sigmoid(-6.0), jax.nn.sigmoid(6.0)
+    return (jax.nn.sigmoid(12 * fraction - 6) - low) / (high - low)
+
+
+WARM_UPS = {"linear": lambda fraction: fraction, "sigmoid": _sigmoid}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from vaejax.types import Array
+
+# Squared distances -> values of a kernel.
+Kernel = Callable[[Array], Array]
 
 
 def weighted_log_weights(rows: Array, batch_size: int, num_examples: int) -> Array:
@@ -60,22 +65,35 @@ def log_aggregate_posterior(log_q: Array, log_weights: Array) -> tuple[Array, Ar
     return joint, marginals
 
 
-def squared_mmd(u: Array, z: Array, bandwidth: Array | float, unbiased: bool = False) -> Array:
-    """Squared maximum mean discrepancy with k(a, b) = exp(-||a - b||^2 / bandwidth).
+def gaussian_kernel(bandwidth: Array | float) -> Kernel:
+    """k(a, b) = exp(-||a - b||^2 / bandwidth)."""
+    return lambda squared: jnp.exp(-squared / bandwidth)
+
+
+def inverse_multiquadratic(scale: float) -> Kernel:
+    """k(a, b) = sum_s s c / (s c + ||a - b||^2), c = `scale` (arXiv 1711.01558, sec. 4).
+
+    The sum over s = 0.1, 0.2, 0.5, 1, 2, 5, 10 is that of its authors' code.
+    """
+    widths = [scale * factor for factor in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)]
+    return lambda squared: sum((c / (c + squared) for c in widths), jnp.zeros(()))
+
+
+def squared_mmd(u: Array, z: Array, kernel: Kernel, unbiased: bool = False) -> Array:
+    """Squared maximum mean discrepancy of two sets of draws.
 
     u: (M, D), z: (N, D) -> ().  The V-statistic, which is >= 0 and biased upward; `unbiased` drops
-    the diagonals (arXiv 0805.2368, eqs. 3 and 5).
+    the diagonals and may be negative (arXiv 0805.2368, eqs. 3 and 5).
     """
 
-    def kernel(a: Array, b: Array) -> Array:
-        return jnp.exp(-squared_distances(a, b) / bandwidth)
-
     def within(a: Array) -> Array:
+        values = kernel(squared_distances(a, a))
         if unbiased:
-            return (kernel(a, a).sum() - len(a)) / (len(a) * (len(a) - 1))
-        return kernel(a, a).mean()
+            diagonal = len(a) * kernel(jnp.zeros(()))
+            return (values.sum() - diagonal) / (len(a) * (len(a) - 1))
+        return values.mean()
 
-    return within(u) + within(z) - 2 * kernel(u, z).mean()
+    return within(u) + within(z) - 2 * kernel(squared_distances(u, z)).mean()
 
 
 def squared_distances(a: Array, b: Array) -> Array:
@@ -103,4 +121,10 @@ BANDWIDTHS = {
     # h = 2 D: the expected squared distance of two standard normal draws.
     "scaled": lambda u, z: 2.0 * u.shape[1],
     "median": lambda u, z: jax.lax.stop_gradient(jnp.median(squared_distances(u, z))),
+}
+# Draws (M, D) of p and (N, D) of q -> the kernel that compares them.
+KERNELS = {
+    "imq": lambda u, z: inverse_multiquadratic(2.0 * u.shape[1]),
+    "gaussian": lambda u, z: gaussian_kernel(BANDWIDTHS["scaled"](u, z)),
+    "gaussian_median": lambda u, z: gaussian_kernel(BANDWIDTHS["median"](u, z)),
 }

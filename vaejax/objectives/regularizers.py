@@ -5,8 +5,9 @@ Every recipe takes a `Setting` and the hyper-parameters of its config row, and w
 
 from __future__ import annotations
 
+import functools
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import optax
 from ml_collections import ConfigDict
@@ -15,44 +16,57 @@ from vaejax.config import build, fails, unknown
 from vaejax.models.networks import Critic
 from vaejax.models.vae import VAE, make_model
 from vaejax.objectives.adversaries import permutation_critic_loss
+from vaejax.objectives.autoencoders import (
+    contractive_autoencoder,
+    rae,
+    rae_gp,
+    rae_l2,
+    rae_sn,
+    sparse,
+    wae,
+)
 from vaejax.objectives.costs import (
+    WARM_UPS,
+    annealed_kl,
     critic_total_correlation,
     decomposed_kl,
+    free_bits_kl,
     kl,
     kl_capacity,
     mmd_to_prior,
-    reconstruction,
-    weighted,
 )
-from vaejax.objectives.divergences import BANDWIDTHS, ESTIMATORS
-from vaejax.objectives.objective import loss_of
+from vaejax.objectives.divergences import BANDWIDTHS, ESTIMATORS, Kernel, gaussian_kernel
 from vaejax.objectives.optimizers import make_optimizer
-from vaejax.types import GENERATIVE, Cost, Objective, Player
-
-
-class Setting(NamedTuple):
-    """What a recipe may know of the run."""
-
-    tx: optax.GradientTransformation
-    num_examples: int
-    batch_size: int  # global
-    elbo_weight: float = 1.0  # batch_size for "published_sum": reconstruction and KL batch-summed
-    axis_name: str | None = None
-
-    def generative(self, *costs: Cost) -> Player:
-        """The player that owns the autoencoder: weighted reconstruction plus `costs`."""
-        loss = loss_of(weighted(reconstruction, self.elbo_weight), *costs)
-        return Player(GENERATIVE, loss, self.tx)
+from vaejax.objectives.setting import Setting, check_rate
+from vaejax.types import Array, Objective, Player
 
 
 def none(setting: Setting) -> Objective:
     """The VAE: reconstruction + KL (arXiv 1312.6114)."""
-    return Objective({"vae": setting.generative(kl(setting.elbo_weight))})
+    return Objective({"vae": setting.generative(kl(setting.elbo_weight))}, check=check_rate)
 
 
 def beta_h(setting: Setting, *, beta: float) -> Objective:
     """beta-VAE-H: reconstruction + beta KL (Higgins et al. 2017)."""
-    return Objective({"vae": setting.generative(kl(setting.elbo_weight * beta))})
+    check = functools.partial(check_rate, beta=beta)
+    return Objective({"vae": setting.generative(kl(setting.elbo_weight * beta))}, check=check)
+
+
+def annealed(setting: Setting, *, beta: float, start: float, steps: int, shape: str) -> Objective:
+    """KL annealing: reconstruction + beta(t) KL, from `start` to `beta` (arXiv 1511.06349)."""
+    if shape not in WARM_UPS:
+        raise unknown("regularizers.annealed.shape", shape, WARM_UPS)
+    scale = setting.elbo_weight
+    cost = annealed_kl(scale * beta, scale * start, steps, shape)
+    check = functools.partial(check_rate, beta=beta)
+    return Objective({"vae": setting.generative(cost)}, check=check)
+
+
+def free_bits(setting: Setting, *, beta: float, nats: float) -> Objective:
+    """Free bits: reconstruction + beta sum_k max(E KL_k, nats) (arXiv 1606.04934, eq. 15)."""
+    cost = free_bits_kl(setting.elbo_weight * beta, nats, setting.axis_name)
+    check = functools.partial(check_rate, beta=beta)
+    return Objective({"vae": setting.generative(cost)}, check=check)
 
 
 def beta_b(setting: Setting, *, gamma: float, capacity: float, capacity_steps: int) -> Objective:
@@ -60,7 +74,7 @@ def beta_b(setting: Setting, *, gamma: float, capacity: float, capacity_steps: i
     if capacity_steps < 1:
         raise ValueError(f"regularizers.beta_b.capacity_steps is {capacity_steps}; at least 1")
     cost = kl_capacity(gamma, capacity, capacity_steps, setting.elbo_weight, setting.axis_name)
-    return Objective({"vae": setting.generative(cost)})
+    return Objective({"vae": setting.generative(cost)}, check=check_rate)
 
 
 def beta_tc(
@@ -111,7 +125,7 @@ def factor(
         "vae": setting.generative(*costs),
         "critic": Player(("critic",), permutation_critic_loss(setting.axis_name), critic_tx),
     }
-    return Objective(players, Critic(critic_width, critic_depth))
+    return Objective(players, Critic(critic_width, critic_depth), check_rate)
 
 
 def info(
@@ -127,8 +141,13 @@ def info(
         )
     if unbiased and setting.batch_size < 2:
         raise ValueError("regularizers.info.unbiased needs a batch_size of 2 or more")
-    mmd = mmd_to_prior(alpha + lambda_ - 1, bandwidth, unbiased, setting.axis_name)
-    return Objective({"vae": setting.generative(kl(setting.elbo_weight * (1 - alpha)), mmd)})
+
+    def kernel(u: Array, z: Array) -> Kernel:
+        return gaussian_kernel(BANDWIDTHS[bandwidth](u, z))
+
+    mmd = mmd_to_prior(alpha + lambda_ - 1, kernel, unbiased, setting.axis_name)
+    player = setting.generative(kl(setting.elbo_weight * (1 - alpha)), mmd)
+    return Objective({"vae": player}, check=functools.partial(check_rate, beta=1 - alpha))
 
 
 def make_method(
@@ -147,7 +166,7 @@ def make_method(
     tx = make_optimizer(config)
     setting = Setting(tx, num_examples, config.batch_size, elbo_weight, axis_name)
     objective = build(REGULARIZERS, "regularizer", config, setting)
-    model = make_model(config, x_shape, objective.critic, axis_name)
+    model = make_model(config, x_shape, objective.critic, axis_name, objective.spectral_norm)
     if checked:
         objective.check(model)
     return model, objective
@@ -160,4 +179,13 @@ REGULARIZERS = {
     "beta_tc": beta_tc,
     "factor": factor,
     "info": info,
+    "annealed": annealed,
+    "free_bits": free_bits,
+    "rae": rae,
+    "rae_l2": rae_l2,
+    "rae_gp": rae_gp,
+    "rae_sn": rae_sn,
+    "sparse": sparse,
+    "contractive": contractive_autoencoder,
+    "wae": wae,
 }
