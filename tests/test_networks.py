@@ -240,3 +240,28 @@ def test_batch_norm_in_training_uses_the_batch_and_moves_its_statistics(name):
     mean, variance = hidden.mean(axis=(0, 1, 2)), hidden.var(axis=(0, 1, 2))
     np.testing.assert_allclose(moved["mean"], 0.9 * before["mean"] + 0.1 * mean, atol=1e-5)
     np.testing.assert_allclose(moved["var"], 0.9 * before["var"] + 0.1 * variance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lowering", ["native", "matmul"])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("module", [MLPEncoder, MLPDecoder])
+def test_batch_norm_in_an_mlp_is_of_each_feature_over_the_batch(module, train, lowering):
+    """Between each hidden dense layer and its activation, and not after the decoder's last."""
+    shape = {"x_shape": (2, 3)} if module is MLPDecoder else {}
+    net = module(widths=(7, 4), batch_norm=True, layers=Layers(lowering), **shape)
+    x = 3 * normal(5, 6) + 1
+    variables = drawn(net, x)
+    params, stats = variables["params"], variables["batch_stats"]
+    expected = x
+    for name in ("0", "1"):
+        dense, norm = params[f"Dense_{name}"], params[f"BatchNorm_{name}"]
+        expected = expected @ dense["kernel"] + dense["bias"]
+        held = stats[f"BatchNorm_{name}"]
+        mean = expected.mean(0) if train else held["mean"]
+        variance = expected.var(0) if train else held["var"]
+        expected = (expected - mean) / np.sqrt(variance + 1e-5) * norm["scale"] + norm["bias"]
+        expected = np.where(expected > 0, expected, 0.01 * expected)
+    if module is MLPDecoder:
+        expected = expected @ params["Dense_2"]["kernel"] + params["Dense_2"]["bias"]
+    found = net.apply(variables, x, train, mutable=["batch_stats"])[0]
+    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-4, atol=1e-5)

@@ -149,6 +149,7 @@ def test_learning_rates_are_those_of_our_schedules(schedule):
         ("clip_norm", 1.0),
         ("reduction", "published_sum"),
         ("regularizers.beta_tc.estimator", "mws"),
+        ("decoders.mlp.batch_norm", True),
     ],
 )
 def test_what_the_peer_does_not_know_is_refused(key, value):

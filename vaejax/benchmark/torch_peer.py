@@ -30,6 +30,8 @@ _LOG_2_PI = math.log(2 * math.pi)
 KNOWN = {
     "encoder": networks.ENCODERS,
     "decoder": networks.DECODERS,
+    "encoders.mlp.batch_norm": (False,),
+    "decoders.mlp.batch_norm": (False,),
     "posterior": ("diagonal_gaussian",),
     "prior": ("standard_normal", "decoupled"),
     "likelihood": ("gaussian",),
@@ -57,7 +59,8 @@ def torch_library() -> Any:
 def check_known(config: ConfigDict) -> None:
     """Raise ValueError where `config` names something that the peer does not know."""
     for key, names in KNOWN.items():
-        if key.startswith("regularizers.") and key.split(".")[1] != config.regularizer:
+        choice, *row = key.split("s.")
+        if row and row[0].split(".")[0] != config[choice]:
             continue
         value: Any = config
         for part in key.split("."):

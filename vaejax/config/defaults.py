@@ -142,7 +142,7 @@ def _parts() -> dict[str, Any]:
     """Rows of the model's parts; spec of the architectures: arXiv 1911.10506, appendix."""
     return {
         "encoders": {
-            "mlp": {"widths": (100, 50), "leaky_slope": 0.01},
+            "mlp": {"widths": (100, 50), "leaky_slope": 0.01, "batch_norm": False},
             "mnist": {},
             "mnist_factor": {},
             "svhn": {},
@@ -168,7 +168,7 @@ def _parts() -> dict[str, Any]:
             },
         },
         "decoders": {
-            "mlp": {"widths": (50, 100), "leaky_slope": 0.01},
+            "mlp": {"widths": (50, 100), "leaky_slope": 0.01, "batch_norm": False},
             "mnist": {},
             "mnist_factor": {},
             "svhn": {},

@@ -98,11 +98,11 @@ class Layers:
     def _made(self, layer: nn.Module) -> nn.Module:
         return SpectrallyNormalized(layer) if self.spectral_norm else layer
 
-    def norm(self, train: bool, epsilon: float = 1e-5) -> nn.BatchNorm:
-        """Batch norm over the global batch, its statistics in float32."""
+    def norm(self, train: bool, epsilon: float = 1e-5, is_flat: bool = False) -> nn.BatchNorm:
+        """Batch norm over the global batch, its statistics in float32; `is_flat`: of (B, F)."""
         return nn.BatchNorm(
             use_running_average=not train,
-            axis=-1 if self.lowering == "native" else 0,
+            axis=-1 if is_flat or self.lowering == "native" else 0,
             momentum=0.9,
             epsilon=epsilon,
             dtype=self.dtype,

@@ -16,39 +16,8 @@ from collections.abc import Sequence
 from flax import linen as nn
 
 from vaejax.models.layers import VALID, Layers, leaky
+from vaejax.models.mlp_networks import MLPDecoder, MLPEncoder
 from vaejax.types import Array
-
-
-class MLPEncoder(nn.Module):
-    """Flatten, then one hidden layer per width.  x: (B, *X) -> (B, widths[-1])."""
-
-    widths: Sequence[int]
-    leaky_slope: float = 0.01
-    layers: Layers = Layers()
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        make = self.layers
-        x = x.reshape(len(x), -1)
-        for width in self.widths:
-            x = leaky(self.leaky_slope)(make.dense(width)(x))
-        return x
-
-
-class MLPDecoder(nn.Module):
-    """One hidden layer per width, then a linear layer.  z: (B, D) -> (B, *X)."""
-
-    x_shape: Sequence[int]
-    widths: Sequence[int]
-    leaky_slope: float = 0.01
-    layers: Layers = Layers()
-
-    @nn.compact
-    def __call__(self, z: Array, train: bool = False) -> Array:
-        make = self.layers
-        for width in self.widths:
-            z = leaky(self.leaky_slope)(make.dense(width)(z))
-        return make.dense(math.prod(self.x_shape))(z).reshape(len(z), *self.x_shape)
 
 
 class MNISTEncoder(nn.Module):
