@@ -17,7 +17,7 @@ from vaejax.training.state import observed
 from vaejax.types import Array
 
 _ROWS, _QUERIES = 2_000, 1_000  # sides of a matrix of distances
-_QUANTILE = 0.01  # of the distances of held-out examples
+QUANTILE = 0.01  # of the distances of held-out examples
 _SHOWN, _SHOWN_NEIGHBORS, _SHOWN_HELD_OUT = 10, 3, 500
 
 
@@ -66,13 +66,13 @@ def no_held_out(subject: Subject) -> str:
 def neighbor_rows(distances: dict[str, np.ndarray], where: str) -> dict[str, Row]:
     """Rows of sets of distances (N,) to the nearest training example; "floor" is held-out data."""
     floor = distances["floor"]
-    threshold, found = np.quantile(floor, _QUANTILE), {}
+    threshold, found = np.quantile(floor, QUANTILE), {}
     for name, each in distances.items():
         how = f"{name}: {len(each)}, each to its nearest {where}"
         found[f"neighbor_distance[rmse, {name}]"] = mean_row(each, how, unit="RMSE")
         if name == "floor":
             continue
-        limit = f"no farther than the nearest {100 * _QUANTILE:g} % of {len(floor)} held-out"
+        limit = f"no farther than the nearest {100 * QUANTILE:g} % of {len(floor)} held-out"
         # At most, not below: data may have doubles, so that the limit is 0.
         found[f"near_training[rmse, {name}]"] = mean_row(
             each <= threshold, f"{limit}, taken as known in the error; {how}", unit="of samples"
@@ -139,7 +139,7 @@ def _exact(x: np.ndarray, index: np.ndarray, dataset: Dataset, transform: Transf
     return Nearest(*parts)
 
 
-def neighbors(subject: Subject) -> Neighbors:
+def sample_neighbors(subject: Subject) -> Neighbors:
     """Ten draws of the prior and their three nearest training examples each.
 
     Raises ValueError where training data are the split.
