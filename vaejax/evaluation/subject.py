@@ -18,6 +18,7 @@ from vaejax.evaluation.latent import Codes, make_codes
 from vaejax.evaluation.pockets import Aggregate, Draws, draws_of_both, lowest
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.samples import FEWEST
+from vaejax.evaluation.traversals import decoded
 from vaejax.models.vae import VAE
 from vaejax.training.state import METRIC, stream_key
 from vaejax.training.validation import num_at_once, over_split
@@ -94,20 +95,31 @@ class Subject:
     def samples(self) -> dict[str, np.ndarray]:
         """Features of the sets that are compared with training data, by name.  -> (N, F) each.
 
-        "floor" is the held-out data themselves; no model is expected to be nearer.  Low-posterior
+        "floor" is the held-out data themselves; no model is expected to be nearer.
+        "pixel_midpoints" is for interpolations, between the same examples in data space: decoded
+        ones must be nearer to data than these.  Low-posterior
         samples are of few kinds even where all are good; "low_posterior_data" is for them: training
         data that are chosen as they are, by the lowest log q(z) of as many candidates.
         """
-        latents = {"random": self._prior(self.comparison.num_images, 1)}
-        has_density = self.model.posterior.has_density
-        if has_density:
-            latents["low_posterior"] = self._low_posterior()
-        latents |= {"reconstructions": self._held_out_means(), "interpolations": self._midpoints()}
-        found = {name: self._decoded_features(z) for name, z in latents.items()}
+        found = {name: self._decoded_features(z) for name, z in self.latents.items()}
+        found["pixel_midpoints"] = self.comparison.midpoints
         enough = min(FEWEST, self.comparison.num_images)
-        if has_density and len(low := self._low_posterior_data()) >= enough:
+        if self.model.posterior.has_density and len(low := self._low_posterior_data()) >= enough:
             found["low_posterior_data"] = low
         return {**found, "floor": self.comparison.floor}
+
+    @functools.cached_property
+    def latents(self) -> dict[str, np.ndarray]:
+        """Codes of those sets that the model decodes, by name.  -> (N, D) each."""
+        found = {"random": self._prior(self.comparison.num_images, 1)}
+        if self.model.posterior.has_density:
+            found["low_posterior"] = self._low_posterior()
+        codes = [self.held_out.mean[index] for index in self.comparison.pairs]
+        return {**found, "reconstructions": codes[0], "interpolations": self._midpoints(*codes)}
+
+    def decoded(self, name: str, most: int) -> np.ndarray:
+        """The first `most` of a set of `latents`.  -> (N, *X)."""
+        return decoded(self.model, self.variables, self.latents[name][:most])
 
     def _prior(self, count: int, purpose: int) -> np.ndarray:
         def of_prior(vae: VAE, key: Array) -> Array:
@@ -130,18 +142,13 @@ class Subject:
         low = np.sort(lowest(log_q, self.counts.low_fraction))
         return self.comparison.of_rows("train", candidates[low[:count]])
 
-    def _midpoints(self) -> np.ndarray:
-        """Half-way between pairs of held-out examples, in generation space."""
-        codes = self._held_out_means()
+    def _midpoints(self, codes: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Half-way between pairs, in generation space."""
 
         def halfway(vae: VAE, one: Array, other: Array) -> Array:
             return vae.prior.from_base((vae.prior.to_base(one) + vae.prior.to_base(other)) / 2)
 
-        other = np.roll(codes, 1, axis=0)
-        return np.asarray(jax.jit(nn.apply(halfway, self.model))(self.variables, codes, other))
-
-    def _held_out_means(self) -> np.ndarray:
-        return self.held_out.mean[some(len(self.held_out.mean), self.comparison.num_images)]
+        return np.asarray(jax.jit(nn.apply(halfway, self.model))(self.variables, codes, others))
 
     def _decoded_features(self, z: np.ndarray) -> np.ndarray:
         most = num_at_once(self.model, self.variables, self.dataset.x_shape, ("decoder",))
