@@ -19,6 +19,7 @@ from vaejax.cli_data import data_commands
 from vaejax.cli_evaluate import evaluation_flags, evaluation_options
 from vaejax.cli_figures import figure_flags, figure_options
 from vaejax.cli_report import report_command
+from vaejax.cli_sample import sample_flags, written_samples
 from vaejax.cli_table import table_command
 
 _CONFIG_HELP = """
@@ -81,8 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation_flags(evaluate)
 
     sample = _command(commands, "sample", _sample, "draw samples: a PNG and an .npz")
-    sample.add_argument("--num", type=int, default=64, metavar="N", help="default: 64")
-    sample.add_argument("--seed", type=int, default=0, help="default: 0")
+    sample_flags(sample)
 
     figures = _command(commands, "figures", _figures, "draw the figures of a run")
     figure_flags(figures)
@@ -197,14 +197,8 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _sample(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    _run_config(arguments, overrides)
-    from vaejax.compilation import keep_compiled_programs
-    from vaejax.reporting.run import write_samples
-
-    keep_compiled_programs()
-    for path in write_samples(
-        arguments.workdir, arguments.num, arguments.seed, checkpoint=arguments.checkpoint
-    ):
+    _, data = _run_config(arguments, overrides)
+    for path in written_samples(arguments, data):
         print(path)
     return 0
 
