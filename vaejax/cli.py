@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from vaejax.cli_bench import bench_command
 from vaejax.cli_data import data_commands
+from vaejax.cli_density import fit_density_command
 from vaejax.cli_evaluate import evaluation_flags, evaluation_options
 from vaejax.cli_figures import figure_flags, figure_options
 from vaejax.cli_report import report_command
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--other-data", action="store_true", help="although the run was trained on other data"
         )
+    fit_density_command(commands)
     report_command(commands)
     table_command(commands)
     bench_command(commands)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -13,9 +12,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import vaejax
-from vaejax.config import CHOICES, to_json, unknown
+from vaejax.config import CHOICES, config_sha256, unknown
 from vaejax.data.arrays import Dataset
-from vaejax.data.sources import dataset_from, make_transform
+from vaejax.data.sources import make_transform
 from vaejax.evaluation.comparison import some
 from vaejax.evaluation.costs import split_costs
 from vaejax.evaluation.likelihood import importance_weighted_bound
@@ -25,8 +24,9 @@ from vaejax.evaluation.subject import Subject
 from vaejax.objectives.regularizers import make_method
 from vaejax.progress import ProgressReport
 from vaejax.training.loop import load
+from vaejax.training.run import run_dataset
 from vaejax.training.validation import make_split_terms
-from vaejax.training.workdir import saved_card, write_text
+from vaejax.training.workdir import write_text
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "distrax", "tfp-nightly", "optax", "numpy")
 
@@ -127,30 +127,6 @@ def evaluation_path(workdir: Path, split: str, dataset: Dataset, config: ConfigD
     return workdir / f"evaluation{which}{other}.json"
 
 
-def run_dataset(
-    workdir: Path,
-    config: ConfigDict,
-    dataset: Dataset | None = None,
-    other_data: bool = False,
-) -> Dataset:
-    """The data of a run, from its config unless given.
-
-    Raises ValueError when they are others, which `other_data` allows for the same event shape.
-    """
-    promise, config = config.data_sha256, config.copy_and_resolve_references()
-    config.data_sha256 = ""
-    dataset = dataset_from(config, dataset)
-    if dataset.x_shape != (shape := tuple(saved_card(workdir)["x_shape"])):
-        shapes = f"{shape}; {dataset.name!r} has {dataset.x_shape}"
-        raise ValueError(f"the run in {workdir} is for data of shape {shapes}")
-    if dataset.sha256 != promise and not other_data:
-        raise ValueError(
-            f"the run in {workdir} was trained on other data than this {dataset.name!r} (SHA-256 "
-            f"{promise[:12]}..., not {dataset.sha256[:12]}...); --other-data allows it"
-        )
-    return dataset
-
-
 def _terms(subject: Subject, config: ConfigDict) -> dict[str, Row]:
     """Exact means of the ELBO and its parts, and what the paper's table calls NLL."""
     split_terms = make_split_terms(subject.model, transform=subject.transform, seed=subject.seed)
@@ -221,11 +197,6 @@ def _costs(subject: Subject, config: ConfigDict, state: Any) -> dict[str, Row]:
         if "/" in name or name == "loss":
             costs[name] = mean_row(per_block, protocol)
     return costs
-
-
-def config_sha256(config: ConfigDict) -> str:
-    """Of its JSON text."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()
 
 
 def _provenance(config: ConfigDict) -> dict[str, Any]:
