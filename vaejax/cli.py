@@ -91,6 +91,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--other-data", action="store_true", help="although the run was trained on other data"
         )
+    for command in (evaluate, sample, figures):
+        command.add_argument(
+            "--source",
+            default="prior",
+            metavar="S",
+            help="what codes are drawn from: prior (default), or a density of fit-density",
+        )
     fit_density_command(commands)
     report_command(commands)
     table_command(commands)
@@ -188,6 +195,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         arguments.workdir,
         data(),
         **evaluation_options(arguments),
+        source=arguments.source,
         checkpoint=arguments.checkpoint,
         other_data=arguments.other_data,
         quiet=False,
@@ -212,6 +220,7 @@ def _figures(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     keep_compiled_programs()
     given = {"checkpoint": arguments.checkpoint, "other_data": arguments.other_data}
+    given["source"] = arguments.source
     for path in write_figures(arguments.workdir, data(), **figure_options(arguments), **given):
         print(path)
     return 0

@@ -44,6 +44,8 @@ def written_samples(arguments: argparse.Namespace, data: Callable[[], Any]) -> l
     if arguments.chain is None and given:
         flag = f"--{next(iter(given)).replace('_', '-')}"
         raise ValueError(f"{flag} is of Markov chains; give their kernel as --chain, too")
+    if arguments.chain is not None and arguments.source != "prior":
+        raise ValueError("a chain draws no codes from a density; leave --source out")
     options = parsed_options(given.pop("chain_options", []))
     from vaejax.compilation import keep_compiled_programs
 
@@ -52,7 +54,8 @@ def written_samples(arguments: argparse.Namespace, data: Callable[[], Any]) -> l
     if arguments.chain is None:
         from vaejax.reporting.run import write_samples
 
-        return write_samples(*what, checkpoint=arguments.checkpoint)
+        given = {"source": arguments.source, "checkpoint": arguments.checkpoint}
+        return write_samples(*what, **given)
     from vaejax.reporting.chains import write_chains
 
     if "steps" in given:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from scipy.stats import chi2
 
 from vaejax.config import unknown
 from vaejax.evaluation.aggregate import aggregate_log_density
@@ -16,7 +15,7 @@ from vaejax.evaluation.control import Control
 from vaejax.evaluation.fine_tuning import few_labels, no_labels
 from vaejax.evaluation.laplace import approximate_elbo, no_expansion
 from vaejax.evaluation.neighbors import nearest_neighbors, no_held_out
-from vaejax.evaluation.pockets import base_quantiles, leakage, nearest_neighbor_kl
+from vaejax.evaluation.pockets import leakage, nearest_neighbor_kl
 from vaejax.evaluation.prd import largest_f, prd_curves
 from vaejax.evaluation.rows import Row, mean_row, row
 from vaejax.evaluation.samples import (
@@ -123,11 +122,11 @@ def leaks(subject: Subject) -> dict[str, Row]:
     _, q = subject.draws
     at = {f"log p0 < {threshold:g}": threshold for threshold in subject.protocol.thresholds}
     if not at:
-        thresholds = base_quantiles(_LEVELS, q.z.shape[1])
+        thresholds = subject.quantiles(_LEVELS)
         at = {f"{level:g}": value for level, value in zip(_LEVELS, thresholds, strict=True)}
     found = {}
     for name, threshold in at.items():
-        beyond = chi2.sf(-2 * threshold - q.z.shape[1] * np.log(2 * np.pi), q.z.shape[1])
+        beyond = subject.mass_below(threshold)
         where = f"{_aggregate(subject)}; {len(q.z)} draws of it; log p0 < {threshold:.3f}, "
         where += f"where the prior has {beyond:.3g} of its mass"
         for suffix, log_det in (("", None), ("_with_log_det", q.log_det)):

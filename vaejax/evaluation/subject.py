@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,14 @@ from vaejax.data.arrays import Dataset
 from vaejax.data.transforms import Transform
 from vaejax.evaluation.comparison import Comparison, some
 from vaejax.evaluation.latent import Codes, make_codes
-from vaejax.evaluation.pockets import Aggregate, Draws, draws_of_both, lowest
+from vaejax.evaluation.pockets import (
+    Aggregate,
+    Draws,
+    base_mass,
+    base_quantiles,
+    draws_of_both,
+    lowest,
+)
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.samples import FEWEST
 from vaejax.evaluation.traversals import decoded
@@ -85,6 +92,20 @@ class Subject:
     def comparison(self) -> Comparison:
         """With training data."""
         return Comparison(self.dataset, self.transform, self.protocol, self.quiet)
+
+    def quantiles(self, levels: Sequence[float]) -> np.ndarray:
+        """log p0 below which the prior has `levels` of its mass: (T,) -> (T,) nats."""
+        p, _ = self.draws
+        if self.model.prior.has_normal_base:
+            return base_quantiles(levels, p.z.shape[1])
+        return np.quantile(p.log_base.astype(np.float64), levels)
+
+    def mass_below(self, threshold: float) -> float:
+        """The prior's mass where log p0 is below `threshold`: the inverse of `quantiles`."""
+        p, _ = self.draws
+        if self.model.prior.has_normal_base:
+            return base_mass(threshold, p.z.shape[1])
+        return float(np.mean(p.log_base < threshold))
 
     @property
     def counts(self) -> Counts:
