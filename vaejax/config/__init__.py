@@ -17,6 +17,7 @@ from vaejax.config.files import (
 )
 from vaejax.config.lookup import build, fails, nearest, unknown, validate
 from vaejax.config.presets import with_preset
+from vaejax.config.published_rae import with_published_rae
 from vaejax.config.raeify import raeify
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "unknown",
     "validate",
     "with_preset",
+    "with_published_rae",
 ]
