@@ -34,6 +34,8 @@ def get_config(name: str = "two_moons") -> ConfigDict:
         row.widths = (8,)
     for row in (config.encoders.conv, config.decoders.conv):
         row.channels, row.width = (4, 8), 16
+    for row in (config.encoders.rae, config.decoders.rae):
+        row.channels = (4, 8)
     config.priors.decoupled.num_blocks = 2
     config.priors.decoupled.width = 8
     config.regularizers.factor.critic_width = 8

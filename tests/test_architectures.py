@@ -15,7 +15,8 @@ from vaejax.models.layers import ONE, Layers
 from vaejax.models.networks import DECODERS, ENCODERS
 from vaejax.training.step import gradients
 
-SIDES = {"conv": 8, "svhn": 32, "mnist": 28, "mnist_factor": 28, "celeba": 64}
+SIDES = {"conv": 8, "svhn": 32, "mnist": 28, "mnist_factor": 28, "celeba": 64, "rae": 20}
+FEW = {"rae": {"channels": (4, 6, 8), "kernel": 5}}  # the published ones have 20 million parameters
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mnist", "mnist_factor", "celeba")]
 
 
@@ -27,7 +28,7 @@ def _quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("name", ["conv", "svhn", *SLOW])
+@pytest.mark.parametrize("name", ["conv", "svhn", "rae", *SLOW])
 def test_one_step_moves_every_parameter_of_every_architecture(name):
     channels = 1 if name.startswith("mnist") else 3
     config = default_config().unlock()
@@ -35,6 +36,8 @@ def test_one_step_moves_every_parameter_of_every_architecture(name):
     x_shape = (SIDES[name], SIDES[name], channels)
     config.datasets.stand_in.update(x_shape=x_shape, num_train=8, num_test=8)
     config.priors.decoupled.num_blocks = 2
+    for rows in (config.encoders, config.decoders):
+        rows[name].update(FEW.get(name, {}))
     run = Run(config)
     state = run.state()
     after, metrics = jax.jit(run.step)(state, *run.rows(0))
@@ -50,11 +53,14 @@ class FlaxLayers(Layers):
     def conv(self, channels, kernel, padding=ONE):
         return nn.Conv(channels, kernel, padding=padding)
 
-    def halving(self, channels):
-        return nn.Conv(channels, (4, 4), 2, ONE)
+    def halving(self, channels, kernel=4):
+        return nn.Conv(channels, (kernel, kernel), 2)
 
-    def doubling(self, channels):
-        return nn.ConvTranspose(channels, (4, 4), (2, 2))
+    def doubling(self, channels, kernel=4):
+        return nn.ConvTranspose(channels, (kernel, kernel), (2, 2))
+
+    def keeping(self, channels, kernel):
+        return nn.ConvTranspose(channels, (kernel, kernel))
 
     def upsampling(self, channels):
         convolution = nn.Conv(channels, (3, 3), padding="VALID")
@@ -65,12 +71,12 @@ class FlaxLayers(Layers):
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-@pytest.mark.parametrize("name", ["conv", "svhn", "mnist", "mnist_factor", "celeba"])
+@pytest.mark.parametrize("name", ["conv", "svhn", "mnist", "mnist_factor", "celeba", "rae"])
 def test_parameters_serve_flax_and_both_ways_to_compute(name, kind):
     """The same tree, and from it the same features or images and the same statistics."""
     x_shape = COUNTS[name][0]
     table, made = (ENCODERS, {}) if kind == "encoder" else (DECODERS, {"x_shape": x_shape})
-    made |= default_config()[f"{kind}s"][name].to_dict()
+    made |= default_config()[f"{kind}s"][name].to_dict() | FEW.get(name, {})
     given = normal(2, *x_shape) if kind == "encoder" else normal(2, 3)
     ways = (FlaxLayers(), Layers("native"), Layers("matmul"))
     nets = [table[name](**made, layers=layers) for layers in ways]

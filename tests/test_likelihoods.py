@@ -168,3 +168,23 @@ def test_a_scale_that_is_not_positive_is_an_error_of_one_line(name, field, value
     with pytest.raises(ValueError, match=rf"{name}\.{field} is {value}") as error:
         made(name, **{field: value})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "learned_gaussian"])
+def test_a_sigmoid_output_is_the_same_gaussian_around_another_mean(name):
+    """For any output of the decoder; and then x must lie where the mean does."""
+    output, x = pair((3, 4, 1))
+    squashed = 1 / (1 + np.exp(-5 * output))
+    likelihood, variables = made(name, output="sigmoid")
+    found = likelihood.apply(variables, 5 * output)
+    np.testing.assert_allclose(found.log_prob(x), log_prob(name, squashed, x), rtol=1e-5)
+    assert likelihood.unit_interval
+    assert not made(name)[0].unit_interval
+
+
+@pytest.mark.parametrize("name", ["gaussian", "learned_gaussian"])
+def test_an_unknown_output_is_an_error_that_names_the_nearest(name):
+    with pytest.raises(ValueError, match=rf"likelihoods\.{name}\.output 'sigmod'") as error:
+        made(name, output="sigmod")
+    assert "did you mean 'sigmoid'?" in str(error.value)
+    assert "\n" not in str(error.value)

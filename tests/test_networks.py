@@ -26,8 +26,9 @@ COUNTS = {
     "svhn": ((32, 32, 3), (73_984, 1_026), (80_451, 512)),
     "celeba": ((64, 64, 3), (1_740_448, 2_050), (980_227, 1_024)),
     "conv": ((8, 8, 1), (197_600, 514), (197_601, 256)),
+    "rae": ((28, 28, 1), (11_017_856, 8_194), (10_557_697, 65_536)),
 }
-# The totals for both parts together; those that the paper's code gives, but for "conv".
+# The totals for both parts together; those that the paper's code gives, but for "conv" and "rae".
 TOTALS = {
     "mlp": (10_702, 152),
     "mnist": (465_633, 770),
@@ -35,6 +36,7 @@ TOTALS = {
     "svhn": (154_435, 1_538),
     "celeba": (2_720_675, 3_074),
     "conv": (395_201, 770),
+    "rae": (21_575_553, 73_730),
 }
 # The kernels by name in stored parameters: a layer that is renamed starts from other values, and a
 # checkpoint of before is no longer read.  D stands for the latent dimensions.
@@ -57,6 +59,9 @@ KERNELS = {
     "Conv_4 4x4x256x256",
     "celeba decoder": "Conv_0 3x3x256x256, Conv_1 3x3x256x128, Conv_2 3x3x128x64, "
     "Conv_3 3x3x64x32, Conv_4 3x3x32x3, Dense_0 Dx1024",
+    "rae encoder": "Conv_0 4x4x1x128, Conv_1 4x4x128x256, Conv_2 4x4x256x512, Conv_3 4x4x512x1024",
+    "rae decoder": "ConvTranspose_0 4x4x1024x512, ConvTranspose_1 4x4x512x256, "
+    "ConvTranspose_2 4x4x256x1, Dense_0 Dx65536",
 }
 
 

@@ -13,8 +13,8 @@ from vaejax.models.convolutions import Conv, ConvTranspose
 from vaejax.models.networks import DECODERS, ENCODERS, TRUNKS
 from vaejax.models.vae import make_model
 
-# Trunk and, for "conv", its number of halvings.  Then the sizes that fit: the multiples of the
-# first number from the second on.
+# Trunk and, for "conv" and "rae", its number of channels.  Then the sizes that fit: the multiples
+# of the first number from the second on.
 FITS = {
     ("mnist", None): (4, 16),
     ("mnist_factor", None): (4, 16),
@@ -24,6 +24,8 @@ FITS = {
     ("conv", 3): (8, 8),
     ("conv", 5): (32, 32),
     ("conv", 7): (128, 128),
+    ("rae", 2): (1, 1),
+    ("rae", 5): (1, 1),
 }
 SIDES = (1, 2, 4, 7, 8, 12, 16, 18, 20, 24, 28, 32, 48, 64, 96, 100, 128)
 SHAPES = [(n, n, 1 + n % 4) for n in SIDES] + [(16, 48, 2), (64, 32, 3), (20, 18, 1), (8, 128, 5)]
@@ -35,6 +37,7 @@ SMALL = {
     ("celeba", None): (32, 64, 2),
     ("conv", 1): (6, 8, 2),
     ("conv", 3): (8, 16, 2),
+    ("rae", 3): (13, 20, 2),
 }
 KINDS = ("encoder", "decoder")
 LAYERS = (nn.Dense, Conv, ConvTranspose)
@@ -55,7 +58,7 @@ def config_of(trunk, kinds=KINDS):
     for kind in kinds:
         config[kind] = name
         if halvings:
-            config[f"{kind}s"].conv.channels = tuple(range(8, 8 + halvings))
+            config[f"{kind}s"][name].channels = tuple(range(8, 8 + halvings))
     return config
 
 
@@ -129,8 +132,8 @@ def test_what_the_error_offers_is_true(kind, trunk):
         with pytest.raises(ValueError, match="fits images") as error:
             make_model(config_of(trunk, [kind]), x_shape)
         text = str(error.value)
-        multiple, least = re.findall(r"multiples of (\d+) .* from (\d+) on", text)[0]
-        assert (int(multiple), int(least)) == FITS[trunk]
+        sides = re.findall(r" whose sides are multiples of (\d+) .* from (\d+) on", text)
+        assert [tuple(map(int, side)) for side in sides] == [FITS[trunk]] * (trunk[0] != "rae")
         assert text.endswith(("; 'mlp' fits", ", or 'mlp'"))
         make_model(config_of(("mlp", None), [kind]), x_shape)
 

@@ -35,6 +35,7 @@ KNOWN = {
     "posterior": ("diagonal_gaussian",),
     "prior": ("standard_normal", "decoupled"),
     "likelihood": ("gaussian",),
+    "likelihoods.gaussian.output": ("identity",),
     "regularizer": ("none", "beta_h", "beta_tc"),
     "optimizer": ("adam", "adamw"),
     "observation": ("scaled",),

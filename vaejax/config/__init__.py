@@ -18,6 +18,7 @@ from vaejax.config.files import (
 )
 from vaejax.config.lookup import build, check_tree, fails, nearest, unknown, validate
 from vaejax.config.presets import with_preset
+from vaejax.config.published_rae import with_published_rae
 from vaejax.config.raeify import raeify
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "unknown",
     "validate",
     "with_preset",
+    "with_published_rae",
 ]

@@ -148,6 +148,7 @@ def _parts() -> dict[str, Any]:
             "svhn": {},
             "celeba": {"leaky_slope": 0.01},
             "conv": {"channels": (32, 64, 128), "width": 256},  # one halving per entry
+            "rae": {"channels": (128, 256, 512, 1024), "kernel": 4},  # one halving per entry
         },
         "posteriors": {
             "diagonal_gaussian": {"log_variance_bound": 20.0},
@@ -174,10 +175,14 @@ def _parts() -> dict[str, Any]:
             "svhn": {},
             "celeba": {"leaky_slope": 0.01},
             "conv": {"channels": (32, 64, 128), "width": 256},  # in the encoder's order
+            "rae": {"channels": (256, 512, 1024), "kernel": 4},  # in the encoder's order
         },
         "likelihoods": {
-            "gaussian": {"mse_weight": 1.0},  # w = 1 / (2 sigma^2)
-            "learned_gaussian": {"initial_scale": 0.3},
+            "gaussian": {
+                "mse_weight": 1.0,  # w = 1 / (2 sigma^2)
+                "output": "identity",  # of the decoder's output, or "sigmoid", for the mean
+            },
+            "learned_gaussian": {"initial_scale": 0.3, "output": "identity"},
             "bernoulli": {},
         },
     }

@@ -76,13 +76,20 @@ class Layers:
     def conv3(self, channels: int, padding: Any = ONE) -> nn.Module:
         return self.conv(channels, (3, 3), padding)
 
-    def halving(self, channels: int) -> nn.Module:
-        """k4 s2 p1: n -> n / 2."""
-        return self._convolution(Conv, channels, (4, 4), strides=(2, 2), padding=ONE)
+    def halving(self, channels: int, kernel: int = 4) -> nn.Module:
+        """k4 s2 p1: n -> n / 2; of an odd number of zeros, the last is at the end."""
+        pads = ((kernel - 2) // 2, (kernel - 1) // 2)
+        made = {"strides": (2, 2), "padding": (pads, pads)}
+        return self._convolution(Conv, channels, (kernel, kernel), **made)
 
-    def doubling(self, channels: int) -> nn.Module:
+    def doubling(self, channels: int, kernel: int = 4) -> nn.Module:
         """Transposed k4 s2 p1: n -> 2 n."""
-        return self._convolution(ConvTranspose, channels, (4, 4), strides=(2, 2), padding="SAME")
+        made = {"strides": (2, 2), "padding": "SAME"}
+        return self._convolution(ConvTranspose, channels, (kernel, kernel), **made)
+
+    def keeping(self, channels: int, kernel: int) -> nn.Module:
+        """Transposed, stride 1: n -> n."""
+        return self._convolution(ConvTranspose, channels, (kernel, kernel), padding="SAME")
 
     def upsampling(self, channels: int) -> nn.Module:
         """Nearest x2, edge padding of 1, k3: n -> 2 n."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vaejax.config import fails
+from vaejax.config import fails, unknown
 from vaejax.probability import distrax
 from vaejax.types import Array
 
@@ -31,33 +31,49 @@ def event_log_prob(distribution: Any, x: Array) -> Array:
 
 
 class Gaussian(nn.Module):
-    """N(x; output, sigma^2 I) with fixed sigma^2 = 1 / (2 mse_weight): squared error times w."""
+    """N(x; mean, sigma^2 I) with fixed sigma^2 = 1 / (2 mse_weight): squared error times w.
+
+    The mean is `output` of the decoder's output, by its name in `OUTPUTS`.
+    """
 
     mse_weight: float = 1.0
-    unit_interval = False
+    output: str = "identity"
     learns_scale = False
 
+    @property
+    def unit_interval(self) -> bool:
+        return self.output == "sigmoid"
+
     def __call__(self, output: Array) -> distrax.Independent:
-        scale = jnp.full_like(output, (2.0 * self.mse_weight) ** -0.5)
-        return _over_x(distrax.Normal(output, scale))
+        mean = OUTPUTS[self.output](output)
+        scale = jnp.full_like(mean, (2.0 * self.mse_weight) ** -0.5)
+        return _over_x(distrax.Normal(mean, scale))
 
 
 class LearnedGaussian(nn.Module):
-    """N(x; output, sigma^2 I), sigma learned and shared by all pixels (arXiv 2006.13202)."""
+    """N(x; mean, sigma^2 I), sigma learned and shared by all pixels (arXiv 2006.13202).
+
+    The mean is that of `Gaussian`.
+    """
 
     initial_scale: float = 0.3
-    unit_interval = False
+    output: str = "identity"
     learns_scale = True
+
+    @property
+    def unit_interval(self) -> bool:
+        return self.output == "sigmoid"
 
     @nn.compact
     def __call__(self, output: Array) -> distrax.Independent:
+        mean = OUTPUTS[self.output](output)
         start = nn.initializers.constant(jnp.log(self.initial_scale))
         log_scale = self.param("log_scale", start, ())
         # Floor at e^-6: without one, a perfect fit of a flat region drives sigma to zero.  Its
         # gradient is passed straight through, so that a scale below the floor can come back.
         lifted = jnp.maximum(log_scale, -6.0)
         scale = jnp.exp(log_scale + jax.lax.stop_gradient(lifted - log_scale))
-        return _over_x(distrax.Normal(output, jnp.broadcast_to(scale, output.shape)))
+        return _over_x(distrax.Normal(mean, jnp.broadcast_to(scale, mean.shape)))
 
 
 class Bernoulli(nn.Module):
@@ -70,14 +86,27 @@ class Bernoulli(nn.Module):
         return _over_x(distrax.Bernoulli(logits=output))
 
 
-def gaussian(mse_weight: float) -> Gaussian:
-    """Squared error with weight w = 1 / (2 sigma^2).  Raises ValueError unless w > 0."""
-    return Gaussian(_positive("gaussian.mse_weight", mse_weight))
+def gaussian(mse_weight: float, output: str) -> Gaussian:
+    """Squared error with weight w = 1 / (2 sigma^2).
+
+    Raises ValueError unless w > 0, and for an `output` that is none of `OUTPUTS`.
+    """
+    _check_output("gaussian", output)
+    return Gaussian(_positive("gaussian.mse_weight", mse_weight), output)
 
 
-def learned_gaussian(initial_scale: float) -> LearnedGaussian:
-    """Learned sigma, starting at `initial_scale`.  Raises ValueError unless it is positive."""
-    return LearnedGaussian(_positive("learned_gaussian.initial_scale", initial_scale))
+def learned_gaussian(initial_scale: float, output: str) -> LearnedGaussian:
+    """Learned sigma, starting at `initial_scale`.
+
+    Raises ValueError unless it is positive, and for an `output` that is none of `OUTPUTS`.
+    """
+    _check_output("learned_gaussian", output)
+    return LearnedGaussian(_positive("learned_gaussian.initial_scale", initial_scale), output)
+
+
+def _check_output(name: str, output: str) -> None:
+    if output not in OUTPUTS:
+        raise unknown(f"likelihoods.{name}.output", output, OUTPUTS)
 
 
 def _positive(name: str, value: float) -> float:
@@ -85,6 +114,9 @@ def _positive(name: str, value: float) -> float:
         raise ValueError(f"config.likelihoods.{name} is {value}; it must be positive")
     return value
 
+
+# How the mean of a Gaussian follows from the decoder's output, which is any real number.
+OUTPUTS = {"identity": lambda output: output, "sigmoid": nn.sigmoid}
 
 LIKELIHOODS = {
     "gaussian": gaussian,

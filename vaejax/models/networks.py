@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from vaejax.models.layers import VALID, Layers, leaky
 from vaejax.models.mlp_networks import MLPDecoder, MLPEncoder
+from vaejax.models.rae_networks import RAEDecoder, RAEEncoder
 from vaejax.types import Array
 
 
@@ -243,8 +244,9 @@ def smallest_map(x_shape: Sequence[int], halvings: int, border: int = 0) -> tupl
 
 
 # Halvings of a trunk, and what its layers without padding cut off at the smallest map.  "conv" has
-# one halving per entry of its channels and cuts nothing; "mlp" fits anything.
-TRUNKS = {"mnist": (2, 3), "mnist_factor": (2, 3), "svhn": (2, 4), "celeba": (5, 0)}
+# one halving per entry of its channels and cuts nothing; "rae" pads images of any size; "mlp" fits
+# anything.
+TRUNKS = {"mnist": (2, 3), "mnist_factor": (2, 3), "svhn": (2, 4), "celeba": (5, 0), "rae": (0, 0)}
 
 ENCODERS = {
     "mlp": MLPEncoder,
@@ -253,6 +255,7 @@ ENCODERS = {
     "svhn": SVHNEncoder,
     "celeba": CelebAEncoder,
     "conv": ConvEncoder,
+    "rae": RAEEncoder,
 }
 DECODERS = {
     "mlp": MLPDecoder,
@@ -261,4 +264,5 @@ DECODERS = {
     "svhn": SVHNDecoder,
     "celeba": CelebADecoder,
     "conv": ConvDecoder,
+    "rae": RAEDecoder,
 }

@@ -123,9 +123,12 @@ def _check_fit(kind: str, config: ConfigDict, x_shape: tuple[int, ...]) -> None:
         return
     common = math.gcd(*x_shape[:2]) if is_image else 0
     most = (common & -common).bit_length() - 1  # how often both sides can be halved
+    multiples = (
+        f"multiples of {2**halvings} ({halvings} halvings) from {(border + 1) * 2**halvings}"
+    )
+    sides = f" whose sides are {multiples} on" if halvings else ""
     raise ValueError(
-        f"{kind} {name!r} fits images (H, W, C) whose sides are multiples of {2**halvings} "
-        f"({halvings} halvings) from {(border + 1) * 2**halvings} on; "
+        f"{kind} {name!r} fits images (H, W, C){sides}; "
         f"the data {config.dataset!r} have shape {x_shape}; "
         + (f"'conv' with len({channels}) <= {most} fits, or 'mlp'" if most > 0 else "'mlp' fits")
     )
