@@ -10,7 +10,6 @@ from vaejax.config import fails, unknown
 from vaejax.probability import distrax
 from vaejax.types import Array, Code
 
-
 CODE_ACTIVATIONS = {"none": lambda z: z, "relu": nn.relu}
 
 
