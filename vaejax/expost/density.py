@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from vaejax.models.priors import negative_entropy, standard_normal_log_prob
+from vaejax.training.state import DENSITY, stream_key
 from vaejax.types import Array, Code
 
 
@@ -102,6 +103,11 @@ class Transformed(Density):
 
     def from_base(self, z0: Array) -> Array:
         return self.restored(self.flow.bijector().forward(z0))
+
+
+def density_key(seed: int) -> Array:
+    """Of a fit; another one than that of the codes' draws."""
+    return jax.random.fold_in(stream_key(seed, DENSITY), jnp.uint32(2**32 - 1))
 
 
 class Standardized(NamedTuple):

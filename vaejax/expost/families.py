@@ -13,7 +13,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from vaejax.config import check_tree, unknown
-from vaejax.expost import flows, gaussians
+from vaejax.expost import flows, gaussians, kernels, second_stage
 from vaejax.expost.density import Density, Fit, Standardized
 from vaejax.progress import ProgressReport
 from vaejax.training.validation import over_split
@@ -61,7 +61,12 @@ def default_density_config() -> ConfigDict:
                     "tolerance": 1e-3,  # nats of the mean log-likelihood per code
                     "num_starts": 1,
                 },
+                # In standard deviations; 0: as held-out codes like it best.
+                "kde": {"bandwidth": 0.0, "max_codes": 10_000},
                 "flow": {**flow, "leaky_slope": 0.01, "t_activation": "none", **training},
+                "maf": {"num_blocks": 6, "width": 64, "leaky_slope": 0.01, **training},
+                # Draws are of the estimate of its log-density.
+                "vae": {"widths": (256, 256), "initial_scale": 0.3, "num_draws": 64, **training},
             },
         }
     )
@@ -153,5 +158,8 @@ def _mean_log_density(density: Density, params: Any, codes: np.ndarray) -> float
 DENSITIES = {
     "gaussian": Family(gaussians.gaussian, gaussians.fit_gaussian),
     "gmm": Family(gaussians.gmm, gaussians.fit_gmm),
+    "kde": Family(kernels.kde, kernels.fit_kde),
     "flow": Family(flows.flow, flows.fit_transformed(flows.flow)),
+    "maf": Family(flows.maf, flows.fit_transformed(flows.maf)),
+    "vae": Family(second_stage.vae, second_stage.fit_vae),
 }

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vaejax.config import unknown
-from vaejax.expost.density import Fit, Standardized, Transformed
+from vaejax.expost.density import Fit, Standardized, Transformed, density_key
 from vaejax.expost.gradient import trained
+from vaejax.models.autoregressive import MaskedAutoregressiveFlow
 from vaejax.models.flows import MASKS, T_ACTIVATIONS, CouplingFlow
 from vaejax.models.priors import standard_normal_log_prob
 from vaejax.progress import ProgressReport
@@ -32,6 +33,11 @@ def flow(latent_dim: int, **fields: Any) -> Transformed:
     return Transformed(latent_dim, CouplingFlow(latent_dim, **fields, zero_init=True))
 
 
+def maf(latent_dim: int, **fields: Any) -> Transformed:
+    """A masked autoregressive flow; `fields` are those of MaskedAutoregressiveFlow."""
+    return Transformed(latent_dim, MaskedAutoregressiveFlow(latent_dim, **fields, zero_init=True))
+
+
 def fit_transformed(make: Callable[..., Transformed]) -> Callable[..., Fit]:
     """The function that fits a flow by maximum likelihood; `make(latent_dim, **fields)` is it."""
 
@@ -48,7 +54,7 @@ def fit_transformed(make: Callable[..., Transformed]) -> Callable[..., Fit]:
         def costs(params: Any, u: Array, keys: Array) -> Array:
             return -nn.apply(log_prob, module)({"params": params}, u)
 
-        start, rest = jax.random.split(jax.random.key(seed))
+        start, rest = jax.random.split(density_key(seed))
         params = nn.init(log_prob, module)(start, jnp.asarray(codes.train[:2], jnp.float32))
         found = trained(costs, params["params"], codes, row, rest, progress)
         return Fit(fields, {"flow": found.params}, found.notes)
