@@ -115,13 +115,18 @@ def expansion(
 
 def _checked(model: VAE, variables: Mapping[str, Any], x_shape: tuple[int, ...]) -> int:
     """Latent dimensions of a model that can be expanded.  Raises ValueError."""
+    kinds: list[type] = []
 
-    def code_and_noise(vae: VAE, x: Array) -> Any:
+    def code(vae: VAE, x: Array) -> Array:
         z = vae.embed(x)
-        return z, _curved(vae.likelihood(vae.output(z)))
+        kinds.append(type(_noise(vae.likelihood(vae.output(z)))))
+        return z
 
     x = jax.ShapeDtypeStruct((1, *x_shape), jnp.float32)
-    z, _ = jax.eval_shape(nn.apply(code_and_noise, model), variables, x)
+    z: Any = jax.eval_shape(nn.apply(code, model), variables, x)
+    if not issubclass(kinds[0], distrax.Normal | distrax.Bernoulli):
+        given = f"the noise of p(x|z) is {kinds[0].__name__}"
+        raise ValueError(f"{given}; approximate_elbo takes Gaussian (Normal) and Bernoulli")
     if (dim := z.shape[-1]) > MOST:
         raise ValueError(
             f"the model has {dim} latent dimensions; at most {MOST} for approximate_elbo"
@@ -151,13 +156,15 @@ def _around(model: VAE, variables: Mapping[str, Any], x: Array, z: Array) -> Exp
 def _curved(distribution: Any) -> tuple[Array, Array]:
     """In what -log p(x|.) is convex, and its curvature there, which x does not change.
 
-    -> (B, *X) each.  A Gaussian's scale counts as independent of z.  Raises ValueError for noise
-    of another kind.
+    -> (B, *X) each.  A Gaussian's scale counts as independent of z.
     """
-    noise = getattr(distribution, "distribution", distribution)
+    noise = _noise(distribution)
     if isinstance(noise, distrax.Normal):
         return noise.loc, noise.scale**-2.0
-    if isinstance(noise, distrax.Bernoulli):
-        return noise.logits, noise.probs * (1 - noise.probs)
-    given = f"the noise of p(x|z) is {type(noise).__name__}"
-    raise ValueError(f"{given}; approximate_elbo takes Gaussian (Normal) and Bernoulli")
+    return noise.logits, noise.probs * (1 - noise.probs)
+
+
+def _noise(distribution: Any) -> Any:
+    """That of one number."""
+    is_product = isinstance(distribution, distrax.Independent)
+    return distribution.distribution if is_product else distribution
