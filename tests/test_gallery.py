@@ -26,7 +26,7 @@ from vaejax.reporting.gallery import FIGURES, chosen_figures, figure_arrays, run
 from vaejax.reporting.run import BASIC, labeled_subjects, write_figures
 
 COUNTS = Counts(reference=40, latent=600)
-IMAGES_ONLY = {"random_and_low_posterior", "factors"}
+IMAGES_ONLY = {"random_and_low_posterior", "neighbors", "factors"}
 
 
 def tiny_config(name, **changes):

@@ -16,9 +16,11 @@ from typing import Any, NoReturn
 
 from vaejax.cli_bench import bench_command
 from vaejax.cli_data import data_commands
+from vaejax.cli_density import fit_density_command
 from vaejax.cli_evaluate import evaluation_flags, evaluation_options
 from vaejax.cli_figures import figure_flags, figure_options
 from vaejax.cli_report import report_command
+from vaejax.cli_sample import sample_flags, written_samples
 from vaejax.cli_table import table_command
 
 _CONFIG_HELP = """
@@ -81,8 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation_flags(evaluate)
 
     sample = _command(commands, "sample", _sample, "draw samples: a PNG and an .npz")
-    sample.add_argument("--num", type=int, default=64, metavar="N", help="default: 64")
-    sample.add_argument("--seed", type=int, default=0, help="default: 0")
+    sample_flags(sample)
 
     figures = _command(commands, "figures", _figures, "draw the figures of a run")
     figure_flags(figures)
@@ -90,6 +91,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--other-data", action="store_true", help="although the run was trained on other data"
         )
+    for command in (evaluate, sample, figures):
+        command.add_argument(
+            "--source",
+            default="prior",
+            metavar="S",
+            help="what codes are drawn from: prior (default), or a density of fit-density",
+        )
+    fit_density_command(commands)
     report_command(commands)
     table_command(commands)
     bench_command(commands)
@@ -186,6 +195,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         arguments.workdir,
         data(),
         **evaluation_options(arguments),
+        source=arguments.source,
         checkpoint=arguments.checkpoint,
         other_data=arguments.other_data,
         quiet=False,
@@ -197,14 +207,8 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _sample(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    _run_config(arguments, overrides)
-    from vaejax.compilation import keep_compiled_programs
-    from vaejax.reporting.run import write_samples
-
-    keep_compiled_programs()
-    for path in write_samples(
-        arguments.workdir, arguments.num, arguments.seed, checkpoint=arguments.checkpoint
-    ):
+    _, data = _run_config(arguments, overrides)
+    for path in written_samples(arguments, data):
         print(path)
     return 0
 
@@ -216,6 +220,7 @@ def _figures(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     keep_compiled_programs()
     given = {"checkpoint": arguments.checkpoint, "other_data": arguments.other_data}
+    given["source"] = arguments.source
     for path in write_figures(arguments.workdir, data(), **figure_options(arguments), **given):
         print(path)
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 # Those of the table METRICS, which is not imported to print help.
 METRIC_NAMES = ("symmetric_kl", "information", "leakage", "frechet", "kernel_distance")
-METRIC_NAMES += ("precision_recall", "prd")
+METRIC_NAMES += ("precision_recall", "prd", "approximate_elbo", "nearest_neighbors", "few_labels")
 
 
 def evaluation_flags(command: argparse.ArgumentParser) -> None:

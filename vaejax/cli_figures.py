@@ -14,8 +14,8 @@ def figure_flags(command: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="training, reconstructions, samples, latent (these four by default), pockets, "
-        "leakage, random_and_low_posterior, traversals, factors, interpolations, decoupling, "
-        "coupling, architecture, traversal_gif, or all that fit",
+        "leakage, random_and_low_posterior, neighbors, traversals, factors, interpolations, "
+        "decoupling, coupling, architecture, traversal_gif, or all that fit",
     )
     command.add_argument(
         "--pair", metavar="W2", help="a run on the same data, drawn beside this one"

@@ -19,6 +19,13 @@ def report_command(commands: Any) -> None:
         metavar="FILE",
         help="default: report.html of one run, comparison.html in the first of several",
     )
+    report.add_argument(
+        "--source",
+        nargs="+",
+        default=["prior"],
+        metavar="S",
+        help="what codes are drawn from: prior (default), or densities of fit-density",
+    )
 
 
 def _report(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -28,5 +35,6 @@ def _report(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from vaejax.reporting.report import write_report
 
     keep_compiled_programs()
-    print(write_report(arguments.workdirs, arguments.out, quiet=False))
+    given = {"sources": arguments.source, "quiet": False}
+    print(write_report(arguments.workdirs, arguments.out, **given))
     return 0

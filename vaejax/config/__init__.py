@@ -8,6 +8,7 @@ from vaejax.config.defaults import CHOICES, default_config
 from vaejax.config.files import (
     check_key,
     check_same_config,
+    config_sha256,
     differing_keys,
     from_json,
     load_config,
@@ -15,7 +16,7 @@ from vaejax.config.files import (
     saved_config,
     to_json,
 )
-from vaejax.config.lookup import build, fails, nearest, unknown, validate
+from vaejax.config.lookup import build, check_tree, fails, nearest, unknown, validate
 from vaejax.config.presets import with_preset
 from vaejax.config.published_rae import with_published_rae
 from vaejax.config.raeify import raeify
@@ -25,6 +26,8 @@ __all__ = [
     "build",
     "check_key",
     "check_same_config",
+    "check_tree",
+    "config_sha256",
     "default_config",
     "differing_keys",
     "fails",

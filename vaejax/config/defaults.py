@@ -153,7 +153,7 @@ def _parts() -> dict[str, Any]:
         "posteriors": {
             "diagonal_gaussian": {"log_variance_bound": 20.0},
             "fixed_scale": {"scale": 0.7},
-            "deterministic": {},
+            "deterministic": {"activation": "none"},  # or "relu"
         },
         "priors": {
             "standard_normal": {},

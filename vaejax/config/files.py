@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -109,6 +110,11 @@ def _flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:
 def to_json(config: ConfigDict) -> str:
     """The resolved config as JSON text; tuples become lists."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def config_sha256(config: ConfigDict) -> str:
+    """Of its JSON text."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()
 
 
 def from_json(text: str) -> ConfigDict:

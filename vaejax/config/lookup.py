@@ -27,7 +27,7 @@ _MAY_BE_NEGATIVE = ("alpha",)
 def validate(config: ConfigDict) -> None:
     """Raise ValueError, in one line, for an unknown key or name, a wrong type or a bad size."""
     tree: dict[str, Any] = config.to_dict()
-    _check_tree(tree, default_config().to_dict(), "config")
+    check_tree(tree, default_config().to_dict(), "config")
     for choice, table in CHOICES.items():
         if tree[choice] not in tree[table]:
             raise unknown(choice, tree[choice], tree[table])
@@ -43,7 +43,8 @@ def validate(config: ConfigDict) -> None:
         raise ValueError(f"config.ema_decay is {config.ema_decay}; it must be in [0, 1)")
 
 
-def _check_tree(given: Mapping, allowed: Mapping, path: str) -> None:
+def check_tree(given: Mapping, allowed: Mapping, path: str) -> None:
+    """Raise ValueError, in one line, unless `given` has the keys and types of `allowed`."""
     for key in given:
         if key not in allowed:
             raise ValueError(f"unknown key {path}.{key}{nearest(key, allowed)}")
@@ -54,7 +55,7 @@ def _check_tree(given: Mapping, allowed: Mapping, path: str) -> None:
         if isinstance(default, Mapping):
             if not isinstance(value, Mapping):
                 raise ValueError(f"{path}.{key} is a table of rows, not {value!r}")
-            _check_tree(value, default, f"{path}.{key}")
+            check_tree(value, default, f"{path}.{key}")
         elif isinstance(default, tuple):
             if not isinstance(value, tuple) or not value:
                 raise ValueError(f"{path}.{key} is {value!r}; it must be a tuple like {default}")

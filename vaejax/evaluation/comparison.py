@@ -56,9 +56,7 @@ class Comparison:
 
         x: (N, *X) -> (N, F).
         """
-        if len(self.dataset.x_shape) > 1:
-            x = np.round(np.clip(x, 0, 1) * 255) / 255
-        return self.features.features_of(x)
+        return self.features.features_of(as_stored(x))
 
     def data(self, split: str, most: int) -> np.ndarray:
         """x of at most `most` examples, the same ones always.  -> (N, *X)."""
@@ -66,18 +64,34 @@ class Comparison:
         index = some(len(rows), most)
         return np.asarray(observed(self.transform, rows[index], index))
 
-    def of_rows(self, split: str, chosen: np.ndarray) -> np.ndarray:
-        """Features of the examples at these positions.  (N,) -> (N, F)."""
+    def of_rows(self, split: str, *chosen: np.ndarray) -> np.ndarray:
+        """Features of the examples at these positions, of several the means.  (N,) -> (N, F)."""
         rows: Any = self.dataset.splits[split]
         parts = []
-        for first in range(0, len(chosen), 1_000):
-            index = chosen[first : first + 1_000]
-            x = np.asarray(observed(self.transform, rows[index], index))
-            parts.append(self.features_of(x))
+        for first in range(0, len(chosen[0]), 1_000):
+            every = [each[first : first + 1_000] for each in chosen]
+            x = [np.asarray(observed(self.transform, rows[index], index)) for index in every]
+            parts.append(self.features_of(np.mean(x, axis=0) if len(x) > 1 else x[0]))
         return np.concatenate(parts)
+
+    @functools.cached_property
+    def midpoints(self) -> np.ndarray:
+        """Features of what is half-way between held-out examples, in data space.  -> (N, F)."""
+        return self.of_rows(self.protocol.split, *self.pairs)
+
+    @property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the held-out examples that are interpolated between.  -> (N,) each."""
+        chosen = some(len(self.dataset.splits[self.protocol.split]), self.num_images)
+        return chosen, np.roll(chosen, 1)
 
     def _of_split(self, split: str) -> np.ndarray:
         return self.of_rows(split, some(len(self.dataset.splits[split]), self.num_images))
+
+
+def as_stored(x: np.ndarray) -> np.ndarray:
+    """Images (N, H, W, C) as a file holds them, in [0, 1] and 256 levels; points as they are."""
+    return x if x.ndim < 3 else np.round(np.clip(x, 0, 1) * 255) / 255
 
 
 def some(count: int, most: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -13,20 +12,22 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import vaejax
-from vaejax.config import CHOICES, to_json, unknown
+from vaejax.config import CHOICES, config_sha256, unknown
 from vaejax.data.arrays import Dataset
-from vaejax.data.sources import dataset_from, make_transform
+from vaejax.data.sources import make_transform
 from vaejax.evaluation.comparison import some
 from vaejax.evaluation.costs import split_costs
 from vaejax.evaluation.likelihood import importance_weighted_bound
 from vaejax.evaluation.metrics import Row, mean_row, metrics_of, timed
 from vaejax.evaluation.protocol import Protocol
 from vaejax.evaluation.subject import Subject
+from vaejax.expost.fit import PRIOR, sourced
 from vaejax.objectives.regularizers import make_method
 from vaejax.progress import ProgressReport
 from vaejax.training.loop import load
+from vaejax.training.run import run_dataset
 from vaejax.training.validation import make_split_terms
-from vaejax.training.workdir import saved_card, write_text
+from vaejax.training.workdir import write_text
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "distrax", "tfp-nightly", "optax", "numpy")
 
@@ -35,6 +36,7 @@ def evaluate(
     workdir: str | Path,
     dataset: Dataset | None = None,
     *,
+    source: str = PRIOR,
     checkpoint: int | None = None,
     other_data: bool = False,
     quiet: bool = True,
@@ -43,14 +45,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate the run in `workdir` and write `evaluation.json` there.  -> what it holds.
 
-    options: fields of `Protocol`.  For a split other than "test" the file is
-    `evaluation_<split>.json`; for data other than those of the run, which `other_data` must allow,
-    it ends in their hash.  `seconds` is filled with the time of each metric.  Raises ValueError for
-    an unknown split or metric, one that the model or the data do not allow, wrong weights, and data
-    other than the run's.
+    options: fields of `Protocol`.  source: the prior, or a density fitted to the codes that takes
+    its place, by name.  For a split other than "test" the file is `evaluation_<split>.json`, for
+    another source it goes on with that, and for data other than those of the run, which
+    `other_data` must allow, it ends in their hash.  `seconds` is filled with the time of each
+    metric.  Raises ValueError for an unknown split, metric or source, one that the model or the
+    data do not allow, wrong weights, and data other than the run's.
     """
     workdir, protocol = Path(workdir), Protocol(**options)
     model, state, config = load(workdir, checkpoint)
+    model, state = sourced(workdir, model, state, source)
     dataset = run_dataset(workdir, config, dataset, other_data)
     if protocol.split not in dataset.splits:
         raise unknown("split", protocol.split, dataset.splits)
@@ -63,11 +67,13 @@ def evaluate(
         found = _terms(subject, config) | _costs(subject, config, state)
     with timed(seconds, "importance_weighted_nll"):
         found |= _bound(subject)
-    named = _told(named, observation_of(config))
-    found = _told(found, f"{observation_of(config)}; {_choice(config, 'likelihood')}")
+    density = "" if source == PRIOR else f"; p(z) is {source}, fitted to codes of the train split"
+    named = _told(named, observation_of(config) + density)
+    found = _told(found, f"{observation_of(config)}; {_choice(config, 'likelihood')}{density}")
     sha256 = subject.comparison.features.sha256 if protocol.inception else ""
     result = {
         "step": int(state.step),
+        "source": source,
         "split": protocol.split,
         "num_examples": len(dataset.splits[protocol.split]),
         "data": {"name": dataset.name, "sha256": dataset.sha256, "note": dataset.note},
@@ -76,7 +82,7 @@ def evaluate(
         **_provenance(config),
         "metrics": found | named,
     }
-    path = evaluation_path(workdir, protocol.split, dataset, config)
+    path = evaluation_path(workdir, protocol.split, dataset, config, source)
     result = _with_earlier(result, path)
     write_text(path, json.dumps(result, indent=2) + "\n")
     return result
@@ -120,35 +126,14 @@ def _with_earlier(result: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**result, "protocol": protocol, "metrics": {**rows, **result["metrics"]}}
 
 
-def evaluation_path(workdir: Path, split: str, dataset: Dataset, config: ConfigDict) -> Path:
+def evaluation_path(
+    workdir: Path, split: str, dataset: Dataset, config: ConfigDict, source: str = PRIOR
+) -> Path:
     """The file that `evaluate` writes."""
     which = "" if split == "test" else f"_{split}"
+    which += "" if source == PRIOR else f"_{source}"
     other = "" if dataset.sha256 == config.data_sha256 else f"_{dataset.sha256[:8]}"
     return workdir / f"evaluation{which}{other}.json"
-
-
-def run_dataset(
-    workdir: Path,
-    config: ConfigDict,
-    dataset: Dataset | None = None,
-    other_data: bool = False,
-) -> Dataset:
-    """The data of a run, from its config unless given.
-
-    Raises ValueError when they are others, which `other_data` allows for the same event shape.
-    """
-    promise, config = config.data_sha256, config.copy_and_resolve_references()
-    config.data_sha256 = ""
-    dataset = dataset_from(config, dataset)
-    if dataset.x_shape != (shape := tuple(saved_card(workdir)["x_shape"])):
-        shapes = f"{shape}; {dataset.name!r} has {dataset.x_shape}"
-        raise ValueError(f"the run in {workdir} is for data of shape {shapes}")
-    if dataset.sha256 != promise and not other_data:
-        raise ValueError(
-            f"the run in {workdir} was trained on other data than this {dataset.name!r} (SHA-256 "
-            f"{promise[:12]}..., not {dataset.sha256[:12]}...); --other-data allows it"
-        )
-    return dataset
 
 
 def _terms(subject: Subject, config: ConfigDict) -> dict[str, Row]:
@@ -221,11 +206,6 @@ def _costs(subject: Subject, config: ConfigDict, state: Any) -> dict[str, Row]:
         if "/" in name or name == "loss":
             costs[name] = mean_row(per_block, protocol)
     return costs
-
-
-def config_sha256(config: ConfigDict) -> str:
-    """Of its JSON text."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()
 
 
 def _provenance(config: ConfigDict) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vaejax.evaluation.landscapes import Landscape, landscape, no_landscape, strongest_dimensions
-from vaejax.evaluation.pockets import HIGH_FRACTION, base_quantiles, leakage, lowest
+from vaejax.evaluation.pockets import HIGH_FRACTION, leakage, lowest
 from vaejax.evaluation.subject import Subject
 from vaejax.evaluation.traversals import (
     FactorWalk,
@@ -121,7 +121,7 @@ def leaks(subject: Subject) -> Leaks:
     Raises ValueError where q(z|x) has no density.
     """
     _, q = subject.draws
-    thresholds = base_quantiles(_LEVELS.tolist(), q.z.shape[1])
+    thresholds = subject.quantiles(_LEVELS.tolist())
     both = [
         [leakage(q.log_q, q.log_base, threshold, volume) for threshold in thresholds]
         for volume in (None, q.log_det)

@@ -27,6 +27,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vaejax.data.arrays import Dataset, Rows, normalized
 from vaejax.data.batches import batch_indices
 from vaejax.data.cache import cache_folder
+from vaejax.evaluation.classification import classification_step
 from vaejax.models.convolutions import best_lowering
 from vaejax.models.layers import Layers
 from vaejax.progress import ProgressReport
@@ -153,16 +154,11 @@ def _trained(model: Classifier, dataset: Dataset, classes: np.ndarray, quiet: bo
     num_steps -= num_steps % _STEPS_AT_ONCE
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, num_steps))
 
-    def loss_of(params: Any, x: Array, y: Array) -> Array:
-        logits = nn.apply(Classifier.__call__, model)({"params": params}, x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    def logits_of(params: Any, x: Array) -> Array:
+        variables = {"params": params}
+        return nn.apply(Classifier.__call__, model)(variables, normalized(x, dataset.scale))
 
-    def step(carry: tuple[Any, Any], xy: tuple[Array, Array]) -> tuple[tuple[Any, Any], Array]:
-        params, state = carry
-        x, y = xy
-        loss, gradients = jax.value_and_grad(loss_of)(params, normalized(x, dataset.scale), y)
-        updates, state = optimizer.update(gradients, state, params)
-        return (optax.apply_updates(params, updates), state), loss
+    step = classification_step(logits_of, optimizer)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def several(carry: Any, x: Array, y: Array) -> tuple[Any, Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,9 +12,8 @@ from flax import linen as nn
 from vaejax.data.arrays import Rows
 from vaejax.data.transforms import Transform
 from vaejax.models.vae import VAE
-from vaejax.parallel import example_keys
-from vaejax.training.state import EVALUATE, observed, stream_key
-from vaejax.training.validation import num_at_once, over_split
+from vaejax.training.state import EVALUATE, stream_key
+from vaejax.training.validation import make_over_examples
 
 
 class Codes(NamedTuple):
@@ -54,17 +52,9 @@ def make_codes(
         scale = None if code.q is None else code.q.stddev()
         return Codes(code.z, vae.prior.to_base(code.z), code.mean, scale)
 
-    @jax.jit
-    def encoded(variables: Any, rows: Any, indices: Any) -> Codes:
-        x = observed(transform, rows, indices)
-        keys = example_keys(stream_key(seed, EVALUATE), indices)
-        return nn.apply(both_spaces, model)(variables, x, keys)
-
-    def codes_of(variables: Mapping[str, Any], rows: Rows) -> Codes:
-        size = batch_size or num_at_once(model, variables, rows.shape[1:], ("encoder",))
-        return over_split(functools.partial(encoded, variables), rows, size)
-
-    return codes_of
+    key = stream_key(seed, EVALUATE)
+    given: Any = {"transform": transform, "key": key, "batch_size": batch_size}
+    return make_over_examples(both_spaces, model, parts=("encoder",), **given)
 
 
 def density_grid(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
-from scipy.stats import chi2
 
 from vaejax.config import unknown
 from vaejax.evaluation.aggregate import aggregate_log_density
 from vaejax.evaluation.comparison import some
 from vaejax.evaluation.control import Control
-from vaejax.evaluation.pockets import base_quantiles, leakage, nearest_neighbor_kl
+from vaejax.evaluation.fine_tuning import few_labels, no_labels
+from vaejax.evaluation.laplace import approximate_elbo, no_expansion
+from vaejax.evaluation.neighbors import nearest_neighbors, no_held_out
+from vaejax.evaluation.pockets import leakage, nearest_neighbor_kl
 from vaejax.evaluation.prd import largest_f, prd_curves
+from vaejax.evaluation.rows import Row, mean_row, row
 from vaejax.evaluation.samples import (
     FEWEST,
     frechet_distance,
@@ -26,31 +28,10 @@ from vaejax.evaluation.samples import (
 )
 from vaejax.evaluation.subject import Subject
 
-Row = dict[str, Any]  # value, standard_error, unit, protocol
 Compared = Subject | Control
 
 _LEVELS = (0.001, 0.01, 0.1)  # of the prior's own mass beyond a threshold of leakage
 _ACTIVE = 0.01  # variance of a dimension's mean from which on it is active
-
-
-def row(
-    value: float, protocol: str, *, error: float | None = None, unit: str = "nats", **more: Any
-) -> Row:
-    """A number with its standard error and how it came about."""
-    return {
-        "value": float(value),
-        "standard_error": None if error is None else float(error),
-        "unit": unit,
-        "protocol": protocol,
-        **more,
-    }
-
-
-def mean_row(values: np.ndarray, protocol: str, unit: str = "nats") -> Row:
-    """The mean of (N,) and its standard error, both in float64."""
-    values = np.asarray(values, np.float64)
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
-    return row(values.mean(), protocol, error=error, unit=unit)
 
 
 def metrics_of(
@@ -77,10 +58,9 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def fitting(subject: Subject, names: Sequence[str]) -> list[str]:
-    """`names`, each once, with those that the posterior allows in place of "all"."""
+    """`names`, each once, with those that the model and its data allow in place of "all"."""
     if "all" in names:
-        has_density = subject.model.posterior.has_density
-        return [name for name in METRICS if has_density or name in OF_SAMPLES]
+        return [name for name in METRICS if name not in MISFITS or not MISFITS[name](subject)]
     return list(dict.fromkeys(names))
 
 
@@ -142,11 +122,11 @@ def leaks(subject: Subject) -> dict[str, Row]:
     _, q = subject.draws
     at = {f"log p0 < {threshold:g}": threshold for threshold in subject.protocol.thresholds}
     if not at:
-        thresholds = base_quantiles(_LEVELS, q.z.shape[1])
+        thresholds = subject.quantiles(_LEVELS)
         at = {f"{level:g}": value for level, value in zip(_LEVELS, thresholds, strict=True)}
     found = {}
     for name, threshold in at.items():
-        beyond = chi2.sf(-2 * threshold - q.z.shape[1] * np.log(2 * np.pi), q.z.shape[1])
+        beyond = subject.mass_below(threshold)
         where = f"{_aggregate(subject)}; {len(q.z)} draws of it; log p0 < {threshold:.3f}, "
         where += f"where the prior has {beyond:.3g} of its mass"
         for suffix, log_det in (("", None), ("_with_log_det", q.log_det)):
@@ -220,6 +200,10 @@ def prd(subject: Compared) -> dict[str, Row]:
     return found
 
 
+def _no_density(subject: Subject) -> str:
+    return "" if subject.model.posterior.has_density else "q(z|x) has no density"
+
+
 def _sum(rows: Sequence[Row], protocol: str) -> Row:
     """Of independent means."""
     errors = [each["standard_error"] or 0.0 for each in rows]
@@ -249,4 +233,16 @@ METRICS: dict[str, Callable[[Subject], dict[str, Row]]] = {
     "information": information,
     "leakage": leaks,
     **OF_SAMPLES,
+    "approximate_elbo": approximate_elbo,
+    "nearest_neighbors": nearest_neighbors,
+    "few_labels": few_labels,
+}
+# What a model or its data lack for a metric, if anything: then "all" leaves it out.
+MISFITS: dict[str, Callable[[Subject], str]] = {
+    "symmetric_kl": _no_density,
+    "information": _no_density,
+    "leakage": _no_density,
+    "approximate_elbo": no_expansion,
+    "nearest_neighbors": no_held_out,
+    "few_labels": no_labels,
 }

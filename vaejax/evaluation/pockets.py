@@ -133,6 +133,11 @@ def base_quantiles(levels: Sequence[float], dim: int) -> np.ndarray:
     return -0.5 * (radius + dim * np.log(2 * np.pi))
 
 
+def base_mass(threshold: float, dim: int) -> float:
+    """Mass of N(0, I) in `dim` dimensions where its log density is below `threshold` nats."""
+    return float(chi2.sf(-2 * threshold - dim * np.log(2 * np.pi), dim))
+
+
 def nearest_neighbor_kl(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """KL(P || Q) from draws, by distances to nearest neighbors (Perez-Cruz, 2008, eq. 14).
 

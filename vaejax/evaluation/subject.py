@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,17 @@ from vaejax.data.arrays import Dataset
 from vaejax.data.transforms import Transform
 from vaejax.evaluation.comparison import Comparison, some
 from vaejax.evaluation.latent import Codes, make_codes
-from vaejax.evaluation.pockets import Aggregate, Draws, draws_of_both, lowest
+from vaejax.evaluation.pockets import (
+    Aggregate,
+    Draws,
+    base_mass,
+    base_quantiles,
+    draws_of_both,
+    lowest,
+)
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.samples import FEWEST
+from vaejax.evaluation.traversals import decoded
 from vaejax.models.vae import VAE
 from vaejax.training.state import METRIC, stream_key
 from vaejax.training.validation import num_at_once, over_split
@@ -85,6 +93,20 @@ class Subject:
         """With training data."""
         return Comparison(self.dataset, self.transform, self.protocol, self.quiet)
 
+    def quantiles(self, levels: Sequence[float]) -> np.ndarray:
+        """log p0 below which the prior has `levels` of its mass: (T,) -> (T,) nats."""
+        p, _ = self.draws
+        if self.model.prior.has_normal_base:
+            return base_quantiles(levels, p.z.shape[1])
+        return np.quantile(p.log_base.astype(np.float64), levels)
+
+    def mass_below(self, threshold: float) -> float:
+        """The prior's mass where log p0 is below `threshold`: the inverse of `quantiles`."""
+        p, _ = self.draws
+        if self.model.prior.has_normal_base:
+            return base_mass(threshold, p.z.shape[1])
+        return float(np.mean(p.log_base < threshold))
+
     @property
     def counts(self) -> Counts:
         """Of the protocol."""
@@ -94,20 +116,31 @@ class Subject:
     def samples(self) -> dict[str, np.ndarray]:
         """Features of the sets that are compared with training data, by name.  -> (N, F) each.
 
-        "floor" is the held-out data themselves; no model is expected to be nearer.  Low-posterior
+        "floor" is the held-out data themselves; no model is expected to be nearer.
+        "pixel_midpoints" is for interpolations, between the same examples in data space: decoded
+        ones must be nearer to data than these.  Low-posterior
         samples are of few kinds even where all are good; "low_posterior_data" is for them: training
         data that are chosen as they are, by the lowest log q(z) of as many candidates.
         """
-        latents = {"random": self._prior(self.comparison.num_images, 1)}
-        has_density = self.model.posterior.has_density
-        if has_density:
-            latents["low_posterior"] = self._low_posterior()
-        latents |= {"reconstructions": self._held_out_means(), "interpolations": self._midpoints()}
-        found = {name: self._decoded_features(z) for name, z in latents.items()}
+        found = {name: self._decoded_features(z) for name, z in self.latents.items()}
+        found["pixel_midpoints"] = self.comparison.midpoints
         enough = min(FEWEST, self.comparison.num_images)
-        if has_density and len(low := self._low_posterior_data()) >= enough:
+        if self.model.posterior.has_density and len(low := self._low_posterior_data()) >= enough:
             found["low_posterior_data"] = low
         return {**found, "floor": self.comparison.floor}
+
+    @functools.cached_property
+    def latents(self) -> dict[str, np.ndarray]:
+        """Codes of those sets that the model decodes, by name.  -> (N, D) each."""
+        found = {"random": self._prior(self.comparison.num_images, 1)}
+        if self.model.posterior.has_density:
+            found["low_posterior"] = self._low_posterior()
+        codes = [self.held_out.mean[index] for index in self.comparison.pairs]
+        return {**found, "reconstructions": codes[0], "interpolations": self._midpoints(*codes)}
+
+    def decoded(self, name: str, most: int) -> np.ndarray:
+        """The first `most` of a set of `latents`.  -> (N, *X)."""
+        return decoded(self.model, self.variables, self.latents[name][:most])
 
     def _prior(self, count: int, purpose: int) -> np.ndarray:
         def of_prior(vae: VAE, key: Array) -> Array:
@@ -130,18 +163,13 @@ class Subject:
         low = np.sort(lowest(log_q, self.counts.low_fraction))
         return self.comparison.of_rows("train", candidates[low[:count]])
 
-    def _midpoints(self) -> np.ndarray:
-        """Half-way between pairs of held-out examples, in generation space."""
-        codes = self._held_out_means()
+    def _midpoints(self, codes: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Half-way between pairs, in generation space."""
 
         def halfway(vae: VAE, one: Array, other: Array) -> Array:
             return vae.prior.from_base((vae.prior.to_base(one) + vae.prior.to_base(other)) / 2)
 
-        other = np.roll(codes, 1, axis=0)
-        return np.asarray(jax.jit(nn.apply(halfway, self.model))(self.variables, codes, other))
-
-    def _held_out_means(self) -> np.ndarray:
-        return self.held_out.mean[some(len(self.held_out.mean), self.comparison.num_images)]
+        return np.asarray(jax.jit(nn.apply(halfway, self.model))(self.variables, codes, others))
 
     def _decoded_features(self, z: np.ndarray) -> np.ndarray:
         most = num_at_once(self.model, self.variables, self.dataset.x_shape, ("decoder",))

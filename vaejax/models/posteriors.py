@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vaejax.config import fails
+from vaejax.config import fails, unknown
 from vaejax.probability import distrax
 from vaejax.types import Array, Code
+
+
+CODE_ACTIVATIONS = {"none": lambda z: z, "relu": nn.relu}
 
 
 def _gaussian_code(mean: Array, scale: Array, keys: Array) -> Code:
@@ -59,14 +62,24 @@ class FixedScale(nn.Module):
 
 
 class Deterministic(nn.Module):
-    """The code of an autoencoder: z linear in the features, no density (arXiv 1903.12436)."""
+    """The code of an autoencoder: no density (arXiv 1903.12436).
+
+    z is linear in the features, or what `activation` makes of that; "relu" allows codes of exact
+    zeros.  Raises ValueError for an unknown activation.
+    """
 
     latent_dim: int
+    activation: str = "none"
     has_density = False
+
+    def __post_init__(self) -> None:
+        if self.activation not in CODE_ACTIVATIONS:
+            raise unknown("posteriors.deterministic.activation", self.activation, CODE_ACTIVATIONS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, features: Array, keys: Array) -> Code:
-        z = nn.Dense(self.latent_dim)(features)
+        z = CODE_ACTIVATIONS[self.activation](nn.Dense(self.latent_dim)(features))
         return Code(z, jnp.zeros(len(z)), z)
 
 

@@ -20,6 +20,8 @@ CAPTIONS = {
     "spaces, the one with log det those of one.",
     "random_and_low_posterior": "Samples of the prior, and those of them where fewest codes lie. "
     "With a prior that fits, these are as good, if of fewer kinds.",
+    "neighbors": "Samples of the prior, and below each the training images nearest to it. A copy "
+    "has one that is far nearer than the others; a blurred sample is near many.",
     "traversals": "From one held-out example to another, straight in generation space. With a flow "
     "the way is curved in representation space, around the places without codes.",
     "factors": "One coordinate changes in a row, the others stay.",

@@ -23,8 +23,9 @@ from vaejax.evaluation.layers import (
     decoupling_of,
     layer_table,
 )
+from vaejax.evaluation.neighbors import Neighbors, no_held_out, sample_neighbors
 from vaejax.evaluation.subject import Subject
-from vaejax.reporting import animation, diagrams, leaks, pockets, walks
+from vaejax.reporting import animation, diagrams, leaks, neighbors, pockets, walks
 
 
 @dataclass
@@ -189,6 +190,9 @@ FIGURES: dict[str, Row] = {
         _each(exhibits.random_and_low),
         pockets.random_and_low_posterior,
         _first(_no_density, _no_images),
+    ),
+    "neighbors": Row(
+        Neighbors, _each(sample_neighbors), neighbors.neighbors, _first(_no_images, no_held_out)
     ),
     "traversals": Row(exhibits.Traversals, _traversals, walks.traversals, _no_picture),
     "factors": Row(exhibits.Factors, _factors, walks.factors, _no_images),

@@ -37,9 +37,16 @@ _FAMILIES = {
     "recall": ("higher", "data that lie where samples lie"),
     "prd_precision": ("higher", "precision at one end of a curve, over clusters"),
     "prd_recall": ("higher", "recall at its other end"),
+    "approximate_elbo": ("higher", "log p(x) by the curvature around a code, no bound"),
+    "approximate_elbo_flattened": ("", "codes where the density of the prior curves up"),
+    "neighbor_distance": ("", "to the nearest training example"),
+    "near_training": ("", "samples as near training data as the nearest of held-out data"),
+    "accuracy": ("higher", "of a classifier with few labels"),
 }
 _GROUPS = ("Evidence", "Samples against data", "Prior and aggregate posterior", "Training costs")
-_EVIDENCE = ("importance_weighted_nll", "elbo", "reconstruction", "kl")
+_GROUPS += ("Few labels",)
+_EVIDENCE = ("importance_weighted_nll", "elbo", "reconstruction", "kl", "approximate_elbo")
+_EVIDENCE += ("approximate_elbo_flattened",)
 _DRAWS_ARE_NEW = re.compile(r",? ?\(?seed \d+,? ?")  # other draws by the same protocol
 
 
@@ -110,7 +117,7 @@ def mark_of(name: str) -> str:
     """Whether a metric is of data and no model: "floor", "control" or ""."""
     _, _, of_what = name.rstrip("]").partition("[")
     words = {word for part in of_what.split(",") for word in part.strip().split("_")}
-    marks = {"floor": "floor", "data": "control"}
+    marks = {"floor": "floor", "data": "control", "pixel": "control", "pixels": "control"}
     return next((mark for word, mark in marks.items() if word in words), "")
 
 
@@ -187,4 +194,6 @@ def _group(name: str) -> str:
         return _GROUPS[0]
     if name == "loss" or "/" in name:
         return _GROUPS[3]
+    if _family(name) == "accuracy":
+        return _GROUPS[4]
     return _GROUPS[1] if "," in name else _GROUPS[2]

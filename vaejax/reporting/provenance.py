@@ -12,6 +12,9 @@ import jax
 from ml_collections import ConfigDict
 
 from vaejax.config import CHOICES, to_json
+from vaejax.expost import store
+from vaejax.expost.families import default_density_config
+from vaejax.expost.fit import PRIOR
 from vaejax.reporting.opened import OpenedRun
 from vaejax.reporting.page import escaped
 from vaejax.types import GROUPS
@@ -25,9 +28,10 @@ def labels_of(runs: Sequence[OpenedRun]) -> list[str]:
     What all have in common is in the title.
     """
     labels, differing = [run.name for run in runs], _differing([run.config for run in runs])
-    if len(runs) > 1 and "regularizer" not in differing and "prior" in differing:
-        labels = [f"{run.config.prior} prior" for run in runs]
-    elif "regularizer" in differing and "prior" not in differing:
+    same_density = len({run.density for run in runs}) == 1
+    if len(runs) > 1 and "regularizer" not in differing and not same_density:
+        labels = [run.density for run in runs]
+    elif "regularizer" in differing and same_density:
         labels = [run.config.regularizer for run in runs]
     for key, values in differing.items():
         if len(set(labels)) == len(labels):
@@ -43,10 +47,12 @@ def labels_of(runs: Sequence[OpenedRun]) -> list[str]:
 def title_of(runs: Sequence[OpenedRun]) -> str:
     """Methods and priors in a few words, common ones said once."""
     methods = list(dict.fromkeys(run.config.regularizer for run in runs))
-    priors = list(dict.fromkeys(run.config.prior for run in runs))
-    if len(methods) == 1 or len(priors) == 1:
-        plural = "s" if len(priors) > 1 else ""
-        return f"{' and '.join(methods)} with {' and '.join(priors)} prior{plural}"
+    densities = list(dict.fromkeys(run.density for run in runs))
+    if len(methods) == 1 or len(densities) == 1:
+        both = " and ".join(densities)
+        if len(densities) > 1 and all(name.endswith(" prior") for name in densities):
+            both = both.replace(" prior", "") + " priors"
+        return f"{' and '.join(methods)} with {both}"
     return ", ".join(dict.fromkeys(run.name for run in runs))
 
 
@@ -100,6 +106,7 @@ def _facts_of(run: OpenedRun) -> dict[str, str]:
         "data": f"{dataset.name}{note}, {shape} numbers each; {sizes}",
         "method": _choice(config, "regularizer"),
         "prior": _choice(config, "prior"),
+        "codes drawn from": "the prior" if run.source == PRIOR else run.density,
         "model": "; ".join(model),
         "parameters": f"{sum(counts.values()):,} ({parts})",
         "training": f"{int(run.state.step):,} of {config.num_steps:,} steps of {config.batch_size} "
@@ -157,11 +164,37 @@ def commands(runs: Sequence[OpenedRun], evaluations: Sequence[Mapping[str, Any]]
     lines = []
     for run, evaluation in zip(runs, evaluations, strict=True):
         config, folder = shlex.quote(f"{run.workdir}/config.json"), shlex.quote(str(run.workdir))
-        lines.append(f"vaejax train --config {config} --workdir {folder}")
+        made = [f"vaejax train --config {config} --workdir {folder}"]
+        if run.source != PRIOR:
+            made.append(f"vaejax fit-density --workdir {folder}{_fitted(run)}")
+        lines += [line for line in made if line not in lines]
         if evaluation:
-            lines.append(f"vaejax evaluate --workdir {folder}{_asked(evaluation)}")
-    lines.append(f"vaejax report {' '.join(shlex.quote(str(run.workdir)) for run in runs)}")
+            flags = source_flag(run) + _asked(evaluation)
+            lines.append(f"vaejax evaluate --workdir {folder}{flags}")
+    folders = dict.fromkeys(shlex.quote(str(run.workdir)) for run in runs)
+    sources = dict.fromkeys(run.source for run in runs)
+    flag = "" if list(sources) == [PRIOR] else f" --source {' '.join(sources)}"
+    lines.append(f"vaejax report {' '.join(folders)}{flag}")
     return f"<pre><code>{escaped(chr(10).join(lines))}</code></pre>"
+
+
+def _fitted(run: OpenedRun) -> str:
+    """The flags of `vaejax fit-density`."""
+    card = store.read(run.workdir, run.source)[1]
+    made = {key: card[key] for key in ("codes", "held_out", "seed")}
+    made |= {f"densities.{card['density']}.{key}": value for key, value in card["row"].items()}
+    default = dict(_leaves(default_density_config().to_dict()))
+    flags = f" --density {card['density']} --name {run.source}"
+    for key, value in made.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if default[key] != value:
+            flags += f" --config.{key}={shlex.quote(str(value))}"
+    return flags
+
+
+def source_flag(run: OpenedRun) -> str:
+    """The flag that names where codes are drawn from, if it is not the prior."""
+    return "" if run.source == PRIOR else f" --source {run.source}"
 
 
 def _asked(evaluation: Mapping[str, Any]) -> str:

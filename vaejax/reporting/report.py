@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 from vaejax.config import saved_config
 from vaejax.data.arrays import Dataset
+from vaejax.evaluation.evaluate import evaluation_path
 from vaejax.evaluation.plane import planes
+from vaejax.expost.fit import PRIOR
 from vaejax.progress import ProgressReport
 from vaejax.reporting import page
 from vaejax.reporting.basics import basic_figures
@@ -18,7 +21,14 @@ from vaejax.reporting.explorer import explorer, explorer_data, num_nodes
 from vaejax.reporting.gallery import FIGURES, chosen_figures, run_figures
 from vaejax.reporting.metric_table import metric_table
 from vaejax.reporting.opened import OpenedRun, opened
-from vaejax.reporting.provenance import commands, config_texts, facts, labels_of, title_of
+from vaejax.reporting.provenance import (
+    commands,
+    config_texts,
+    facts,
+    labels_of,
+    source_flag,
+    title_of,
+)
 from vaejax.reporting.run import subjects_of
 from vaejax.reporting.summary import cautions
 
@@ -30,24 +40,27 @@ def write_report(
     out: str | Path | None = None,
     dataset: Dataset | None = None,
     *,
+    sources: Sequence[str] = (PRIOR,),
     quiet: bool = True,
 ) -> Path:
     """Write one HTML file about the runs in `workdirs`.  -> its path.
 
     That is `out`, else `report.html` of the only run or `comparison.html` in the first of several.
+    sources: the prior, or densities fitted to the codes; every run is shown with each of them.
     `dataset` replaces the one that the configs name.  Raises ValueError, before anything is
-    written, where there is no run, one is given twice, they are of different data, or the file is
-    there and not by this function.
+    written, where there is no run, one is given twice, they are of different data, a source is not
+    there, or the file is and not by this function.
     """
     folders = [Path(workdir) for workdir in workdirs]
     _check(folders)
     name = "report.html" if len(folders) == 1 else "comparison.html"
     path = folders[0] / name if out is None else Path(out)
     page.check_replaceable(path)
-    with ProgressReport("report", 0, len(folders) + 1, quiet) as progress:
+    shown = list(itertools.product(folders, dict.fromkeys(sources)))
+    with ProgressReport("report", 0, len(shown) + 1, quiet) as progress:
         runs, drawn, explored = [], [], []
-        for done, folder in enumerate(folders, start=1):
-            runs.append(opened(folder, dataset))
+        for done, (folder, source) in enumerate(shown, start=1):
+            runs.append(opened(folder, dataset, source=source))
             drawn.append({k: page.figure_uri(each) for k, each in basic_figures(runs[-1]).items()})
             explored.append(_explored(runs[-1]))
             progress.update(done)
@@ -55,7 +68,7 @@ def write_report(
         # The page has its own way to move.
         names = [n for n in chosen_figures(subjects, ["all"]) if FIGURES[n].animate is None]
         together = {n: page.figure_uri(each) for n, each in run_figures(subjects, names).items()}
-        progress.update(len(folders) + 1)
+        progress.update(len(shown) + 1)
     page.write_page(path, _document(runs, drawn, together, explored))
     return path
 
@@ -94,7 +107,7 @@ def _document(
     explored: Sequence[tuple[dict, dict] | None],
 ) -> str:
     labels = labels_of(runs)
-    evaluations = [_evaluation(run.workdir) for run in runs]
+    evaluations = [_evaluation(run) for run in runs]
     lead, used = _lead(labels, drawn, explored)
     again = commands(runs, evaluations) + config_texts(labels, runs)
     rest = [{name: uri for name, uri in each.items() if name != used} for each in drawn]
@@ -136,9 +149,9 @@ def _lead(
     return _gallery([(label, name, each[name]) for label, each in both]), name
 
 
-def _evaluation(workdir: Path) -> dict[str, Any]:
-    """The content of `evaluation.json`, {} without one.  Raises ValueError where it is damaged."""
-    path = workdir / "evaluation.json"
+def _evaluation(run: OpenedRun) -> dict[str, Any]:
+    """What `evaluate` wrote, {} where it did not.  Raises ValueError where that is damaged."""
+    path = evaluation_path(run.workdir, "test", run.dataset, run.config, run.source)
     if not path.exists():
         return {}
     try:
@@ -169,7 +182,8 @@ def _metrics(
     for label, run, evaluation in zip(labels, runs, evaluations, strict=True):
         which = f"<b>{page.escaped(label)}</b>: " if len(runs) > 1 else ""
         if not evaluation:
-            command = page.escaped(f"vaejax evaluate --workdir {run.workdir} --metrics all")
+            command = f"vaejax evaluate --workdir {run.workdir}{source_flag(run)} --metrics all"
+            command = page.escaped(command)
             notes.append(f"{which}not evaluated yet; <code>{command}</code> does it.")
             continue
         notes += [which + page.escaped(text) for text in cautions(evaluation, run.config)]

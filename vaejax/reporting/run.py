@@ -13,6 +13,7 @@ import numpy as np
 from vaejax.data.arrays import Dataset
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.subject import Subject
+from vaejax.expost.fit import PRIOR, sourced
 from vaejax.reporting import figures
 from vaejax.reporting.archives import write_arrays
 from vaejax.reporting.basics import BASIC, basic_figures, prior_samples
@@ -22,22 +23,35 @@ from vaejax.training.loop import load
 
 
 def write_samples(
-    workdir: str | Path, num_samples: int, draw: int = 0, *, checkpoint: int | None = None
+    workdir: str | Path,
+    num_samples: int,
+    draw: int = 0,
+    *,
+    source: str = PRIOR,
+    checkpoint: int | None = None,
 ) -> list[Path]:
     """Write `samples/seed<draw>_n<num>.npz` and `.png` of a run.  -> their paths.
 
-    Raises ValueError without samples, or where `load` does.
+    They are drawn from the prior, or from the fitted density that `source` names, and the files'
+    names end in it.  Raises ValueError without samples, or where `load` and `sourced` do.
     """
     model, state, config = load(workdir, checkpoint)
+    model, state = sourced(Path(workdir), model, state, source)
     samples = prior_samples(model, state.variables(), num_samples, seed=config.seed, draw=draw)
     folder = Path(workdir) / "samples"
     folder.mkdir(exist_ok=True)
-    arrays, picture = (folder / f"seed{draw}_n{num_samples}.{end}" for end in ("npz", "png"))
+    stem = f"seed{draw}_n{num_samples}{_suffix(source)}"
+    arrays, picture = (folder / f"{stem}.{end}" for end in ("npz", "png"))
     partial = arrays.with_name(f".{arrays.name}.partial.npz")
     np.savez(partial, **samples)  # type: ignore[arg-type]
     partial.replace(arrays)
-    figures.save(figures.samples(samples["x"], title=f"{num_samples} samples"), picture)
+    title = f"{num_samples} samples" + ("" if source == PRIOR else f", codes drawn from {source}")
+    figures.save(figures.samples(samples["x"], title=title), picture)
     return [arrays, picture]
+
+
+def _suffix(source: str) -> str:
+    return "" if source == PRIOR else f"_{source}"
 
 
 def write_figures(
@@ -46,6 +60,7 @@ def write_figures(
     *,
     names: Sequence[str] = (),
     pair: str | Path | None = None,
+    source: str = PRIOR,
     checkpoint: int | None = None,
     other_data: bool = False,
 ) -> list[Path]:
@@ -54,24 +69,25 @@ def write_figures(
     names: of BASIC, of which all that fit are drawn by default, as PNG; of FIGURES, each as arrays
     (`figures/arrays/`), PNG and PDF; "all" are those of both that fit.  With `pair`, FIGURES show
     that run beside this one, all by default, and their names end in that of its folder; BASIC stay
-    those of this run.  `dataset` replaces the one the config names.  Raises ValueError where `load`
-    does, for data other than those of the run, unless `other_data`, for an unknown name, a figure
-    that does not fit, and a pair of different data.
+    those of this run.  source: a density fitted to the codes of this run, in place of its prior;
+    names end in it.  `dataset` replaces the one the config names.  Raises ValueError where `load`
+    and `sourced` do, for data other than those of the run, unless `other_data`, for an unknown
+    name, a figure that does not fit, and a pair of different data.
     """
     workdir, names = Path(workdir), list(names) or (["all"] if pair else [])
     check_names(names, BASIC)
     folders = [workdir] if pair is None else [workdir, Path(pair)]
-    given: dict[str, Any] = {"checkpoint": checkpoint, "other_data": other_data}
+    given: dict[str, Any] = {"checkpoint": checkpoint, "other_data": other_data, "source": source}
     others = [name for name in names if name not in BASIC]
     exhibits, basic = {}, {}
     if others:
         exhibits = figure_arrays(labeled_subjects(folders, dataset, **given), others)
     if not names or set(names) & {*BASIC, "all"}:
         basic = basic_figures(opened(workdir, dataset, **given), names)
-    paths = [workdir / "figures" / f"{name}.png" for name in basic]
+    paths = [workdir / "figures" / f"{name}{_suffix(source)}.png" for name in basic]
     for path, figure in zip(paths, basic.values(), strict=True):
         figures.save(figure, path)
-    return [*paths, *_write_exhibits(workdir, folders, exhibits)]
+    return [*paths, *_write_exhibits(workdir, folders, exhibits, _suffix(source))]
 
 
 def labeled_subjects(
@@ -79,28 +95,30 @@ def labeled_subjects(
     dataset: Dataset | None = None,
     *,
     counts: Counts | None = None,
+    source: str = PRIOR,
     checkpoint: int | None = None,
     other_data: bool = False,
 ) -> dict[str, Subject]:
     """Runs as `run_figures` takes them, by "<regularizer>, <prior> prior".
 
-    `checkpoint` is of the first; of the others it is the latest.  Raises ValueError as
-    `write_figures` does, and for one run twice.
+    `checkpoint` and `source` are of the first; the others have the latest and their prior.  Raises
+    ValueError as `write_figures` does, and for one run twice.
     """
     folders = [Path(workdir) for workdir in workdirs]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError(f"{folders[0]} is compared with itself; --pair is another run")
-    steps = [checkpoint, *[None] * (len(folders) - 1)]
+    first = {"checkpoint": checkpoint, "source": source}
+    rest: list[dict[str, Any]] = [{}] * (len(folders) - 1)
     runs = [
-        opened(folder, dataset, checkpoint=step, other_data=other_data)
-        for folder, step in zip(folders, steps, strict=True)
+        opened(folder, dataset, **own, other_data=other_data)
+        for folder, own in zip(folders, [first, *rest], strict=True)
     ]
     return subjects_of(runs, Protocol(counts=counts or Counts()))
 
 
 def subjects_of(runs: Sequence[OpenedRun], protocol: Protocol | None = None) -> dict[str, Subject]:
     """By label: where two would be called alike, by their folders besides."""
-    labels = [f"{run.config.regularizer}, {run.config.prior} prior" for run in runs]
+    labels = [f"{run.config.regularizer}, {run.density}" for run in runs]
     if len(set(labels)) < len(labels):
         folders = [run.workdir for run in runs]
         labels = [f"{label} ({_own_name(folders, k)})" for k, label in enumerate(labels)]
@@ -115,10 +133,10 @@ def _own_name(folders: Sequence[Path], k: int) -> str:
 
 
 def _write_exhibits(
-    workdir: Path, folders: Sequence[Path], found: Mapping[str, Mapping[str, Any]]
+    workdir: Path, folders: Sequence[Path], found: Mapping[str, Mapping[str, Any]], suffix: str
 ) -> list[Path]:
     """Arrays, PNG and PDF of each figure, and its animation."""
-    suffix = "" if len(folders) == 1 else f"_pair_{_own_name(folders, 1)}"
+    suffix += "" if len(folders) == 1 else f"_pair_{_own_name(folders, 1)}"
     paths: list[Path] = []
     for name, arrays in found.items():
         row, stem = FIGURES[name], f"{name}{suffix}"

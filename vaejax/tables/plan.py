@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,14 @@ from ml_collections import ConfigDict
 
 from vaejax.config import load_config, nearest, overridden
 from vaejax.evaluation.metrics import check_metrics
+from vaejax.expost.families import default_density_config, validate_density
+from vaejax.expost.fit import PRIOR
 
 # Rows of these are tuples of texts that begin with a name; all else is as in `default_table`.
 _LENGTHS = {"config.columns": 2, "config.differences": 3}
-_ROWS = ("datasets", "methods", "priors", "columns", "differences")
+_ROWS = ("datasets", "methods", "priors", "sources", "columns", "differences")
+_FOLDERS = ("config.datasets", "config.methods", "config.priors", "config.sources")
+_MAY_BE_BARE = ("config.sources",)  # a name without changes
 
 
 _METRICS = ("symmetric_kl", "information", "leakage", "frechet", "precision_recall")
@@ -32,6 +37,11 @@ def default_table() -> ConfigDict:
             # Name, and what is changed of every data set's config.
             "methods": tuple((name, f"regularizer={name}") for name in regularizers),
             "priors": tuple((name, f"prior={name}") for name in priors),
+            # What codes are drawn from: the prior, or a name, and what is changed of the config of
+            # a density that is fitted to the codes of every run.
+            "sources": ((PRIOR,),),
+            # Patterns of "METHOD-PRIOR-SOURCE" that are left out, as "rae*-decoupled-*".
+            "without": (),
             "seeds": (0, 1, 2),
             "split": "test",
             "metrics": _METRICS,
@@ -79,6 +89,7 @@ class Cell(NamedTuple):
     prior: str
     config: ConfigDict  # of a run, but for the seed
     folder: Path  # whose folders seed=0, seed=1, ... are the runs
+    sources: dict[str, ConfigDict]  # of densities, by name; that of the prior is not used
 
     @property
     def name(self) -> str:
@@ -101,7 +112,7 @@ def validate_table(config: ConfigDict) -> None:
             raise ValueError(f"unknown key config.{key} of a table{nearest(key, allowed)}")
     for key, default in allowed.items():
         _check(f"config.{key}", given.get(key), default, has_rows=key in _ROWS)
-    for key in ("datasets", "methods", "priors", "columns", "seeds"):
+    for key in ("datasets", "methods", "priors", "sources", "columns", "seeds"):
         if not config[key]:
             raise ValueError(f"config.{key} is empty; a table needs at least one")
     check_metrics(config.metrics)
@@ -119,20 +130,20 @@ def _check(path: str, value: Any, default: Any, has_rows: bool) -> None:
     if kind is not tuple:
         return
     for item in value:
-        if has_rows and path.endswith(("datasets", "methods", "priors")) and not _is_folder(item):
+        if has_rows and path in _FOLDERS and not _is_folder(item):
             raise ValueError(f"{path} has {item!r}; its name becomes a folder's")
-        if has_rows and not _is_row(item, _LENGTHS.get(path)):
+        if has_rows and not _is_row(item, _LENGTHS.get(path), path in _MAY_BE_BARE):
             raise ValueError(f"{path} has {item!r}; its rows are a name and its texts")
-        if not has_rows and type(item) is not type(default[0]):
+        if not has_rows and type(item) is not type((*default, "text")[0]):
             raise ValueError(f"{path} is {value!r}; it must be a tuple like {default}")
     names = [item[0] for item in value] if has_rows else list(value)
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{path} has {twice[0]!r} twice")
 
 
-def _is_row(item: Any, length: int | None) -> bool:
+def _is_row(item: Any, length: int | None, may_be_bare: bool) -> bool:
     texts = isinstance(item, tuple) and all(isinstance(text, str) for text in item)
-    return texts and (len(item) > 1 if length is None else len(item) == length)
+    return texts and (len(item) > 1 - may_be_bare if length is None else len(item) == length)
 
 
 def _is_folder(item: Any) -> bool:
@@ -149,8 +160,26 @@ def cells_of(table: ConfigDict, workdir: Path, configs: Path) -> list[Cell]:
     for dataset, file, *changes in table.datasets:
         name, colon, preset = file.partition(":")
         for (method, *own), (prior, *its) in itertools.product(table.methods, table.priors):
+            sources = _sources(table, f"{method}-{prior}")
+            if not sources:
+                continue
             config = load_config(f"{configs / name}{colon}{preset}").unlock()
-            flags = [f"--config.{text}" for text in (*changes, *own, *its)]
+            config = overridden(config, _flags([*changes, *own, *its]))
             folder = workdir / dataset / f"{method}-{prior}"
-            found.append(Cell(dataset, method, prior, overridden(config, flags), folder))
+            found.append(Cell(dataset, method, prior, config, folder, sources))
+    if not found:
+        raise ValueError(f"config.without leaves nothing of the table: {table.without}")
     return found
+
+
+def _sources(table: ConfigDict, name: str) -> dict[str, ConfigDict]:
+    """The densities of a method with a prior, but for those that are left out."""
+    return {
+        source: overridden(default_density_config(), _flags(changes), validate_density)
+        for source, *changes in table.sources
+        if not any(fnmatchcase(f"{name}-{source}", pattern) for pattern in table.without)
+    }
+
+
+def _flags(changes: Sequence[str]) -> list[str]:
+    return [f"--config.{text}" for text in changes]

@@ -24,6 +24,7 @@ from vaejax.evaluation.evaluate import (
 )
 from vaejax.evaluation.metrics import OF_SAMPLES
 from vaejax.evaluation.protocol import Counts, Protocol
+from vaejax.expost.fit import PRIOR, fit_density
 from vaejax.models.vae import make_model
 from vaejax.tables.plan import Cell
 from vaejax.training.loop import fit
@@ -54,18 +55,28 @@ def train_cell(cell: Cell, seeds: Sequence[int], dataset: Dataset, quiet: bool) 
         raise KeyboardInterrupt(least)
 
 
-def evaluated(table: ConfigDict, folder: Path, dataset: Dataset, quiet: bool) -> dict[str, Any]:
-    """`evaluation.json` of a complete run, made anew unless it has the table's protocol."""
+def evaluated(
+    table: ConfigDict, cell: Cell, folder: Path, source: str, dataset: Dataset, quiet: bool
+) -> dict[str, Any]:
+    """`evaluation.json` of a complete run, made anew unless it has the table's protocol.
+
+    A density that is not there yet is fitted first.
+    """
     wanted, config = protocol_of(table), saved_config(folder)
+    if source != PRIOR:
+        density = cell.sources[source]
+        fit_density(folder, name=source, config=density, dataset=dataset, quiet=quiet)
     try:
-        found = json.loads(evaluation_path(folder, table.split, dataset, config).read_text())
+        path = evaluation_path(folder, table.split, dataset, config, source)
+        found = json.loads(path.read_text())
         is_current = found["step"] == config.num_steps
         is_current &= found["config_sha256"] == config_sha256(config)
         is_current &= found["data"]["sha256"] == dataset.sha256
         is_current &= _covers(found["protocol"], wanted.to_json())
     except (OSError, ValueError, KeyError, TypeError):
         is_current = False
-    return found if is_current else evaluate(folder, dataset, **vars(wanted), quiet=quiet)
+    given = {"source": source, "quiet": quiet}
+    return found if is_current else evaluate(folder, dataset, **vars(wanted), **given)
 
 
 def protocol_of(table: ConfigDict) -> Protocol:

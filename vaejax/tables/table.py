@@ -23,6 +23,7 @@ from vaejax.tables.runs import (
 from vaejax.tables.write import write_table
 from vaejax.training.metrics import NonFiniteError
 
+_NAMES = ("method", "prior", "source")
 _PROVENANCE = ("config_sha256", "versions", "step", "seed")
 
 
@@ -72,14 +73,16 @@ def filled_table(
         own = [cell for cell in cells if cell.dataset == name]
         data = datasets.of(own[0])
         rows = []
-        for cell in own:
-            say(f"evaluating {cell.name}")
+        for cell, source in _sourced(own):
+            say(f"evaluating {cell.name}, {source}")
             failure = failures.get(cell.folder, "")
-            rows.append(_row(table, cell, data, quiet) if not failure else _failed(cell, failure))
+            row = _failed(failure) if failure else _row(table, cell, source, data, quiet)
+            rows.append({"method": cell.method, "prior": cell.prior, "source": source, **row})
         if table.control:
             say(f"fitting the control of {name}")
             rows.append(_control(table, own[0], data, quiet))
-        check_protocols({f"{row['method']}, {row['prior']}": row["columns"] for row in rows})
+        names = [", ".join(row[key] for key in _NAMES) for row in rows]
+        check_protocols({name: row["columns"] for name, row in zip(names, rows, strict=True)})
         parts[name] = {"data_sha256": data.sha256, "rows": rows, "claims": _claims(table, rows)}
     columns = [label for label, *_ in (*table.columns, *table.differences)]
     return {
@@ -90,41 +93,61 @@ def filled_table(
     }
 
 
-def _row(table: ConfigDict, cell: Cell, data: Any, quiet: bool) -> dict[str, Any]:
+def _sourced(cells: list[Cell]) -> list[tuple[Cell, str]]:
+    return [(cell, source) for cell in cells for source in cell.sources]
+
+
+def _row(table: ConfigDict, cell: Cell, source: str, data: Any, quiet: bool) -> dict[str, Any]:
     folders = run_folders(cell, table.seeds)
-    found = {seed: evaluated(table, folder, data, quiet) for seed, folder in folders.items()}
+    found = {
+        seed: evaluated(table, cell, folder, source, data, quiet)
+        for seed, folder in folders.items()
+    }
     metrics = {seed: each["metrics"] for seed, each in found.items()}
     runs = [
         {"folder": str(folders[seed]), **{key: each[key] for key in _PROVENANCE}}
         for seed, each in found.items()
     ]
     collapses = [is_collapsed(cell.config, each) for each in metrics.values()]
-    columns = cell_values(table, metrics, cell.name)
-    named = {"method": cell.method, "prior": cell.prior, "failure": ""}
-    return {**named, "collapsed": any(collapses), "columns": columns, "runs": runs}
+    columns = cell_values(table, metrics, f"{cell.name}, {source}")
+    return {"failure": "", "collapsed": any(collapses), "columns": columns, "runs": runs}
 
 
-def _failed(cell: Cell, failure: str) -> dict[str, Any]:
-    named = {"method": cell.method, "prior": cell.prior, "failure": failure}
-    return {**named, "collapsed": False, "columns": {}, "runs": []}
+def _failed(failure: str) -> dict[str, Any]:
+    return {"failure": failure, "collapsed": False, "columns": {}, "runs": []}
 
 
 def _control(table: ConfigDict, cell: Cell, data: Any, quiet: bool) -> dict[str, Any]:
     control = control_rows(table, cell, data, quiet)
     columns = cell_values(table, control["runs"], control["name"], lenient=True)
-    named = {"method": control["name"], "prior": "control", "failure": ""}
+    named = {"method": control["name"], "prior": "control", "source": "", "failure": ""}
     return {**named, "collapsed": False, "columns": columns, "runs": []}
 
 
 def _claims(table: ConfigDict, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every other prior against the first, method by method."""
-    by_name = {(row["method"], row["prior"]): row for row in rows}
-    first, *others = [name for name, *_ in table.priors]
+    """Every other prior against the first, and every other source, all else being equal."""
     found = []
-    for other in others:
-        both = [(by_name[m, first], by_name[m, other]) for m, *_ in table.methods]
-        # Of a collapsed posterior no metric of samples means anything.
-        sound = [pair for pair in both if not any(row["collapsed"] for row in pair)]
-        pairs = [(a["columns"], b["columns"]) for a, b in sound]
-        found.append({"one": first, "other": other, "columns": claims(table.compared, pairs)})
+    for axis in ("prior", "source"):
+        first, *others = [name for name, *_ in table[f"{axis}s"]]
+        for other in others:
+            pairs = _pairs(rows, axis, first, other)
+            columns = claims(table.compared, pairs)
+            found.append({"axis": axis, "one": first, "other": other, "columns": columns})
     return found
+
+
+def _pairs(rows: list[dict[str, Any]], axis: str, one: str, other: str) -> list[tuple[Any, Any]]:
+    """Columns of rows that differ in `axis` alone, which are `one` and `other`."""
+    by_name = {tuple(row[key] for key in _NAMES): row for row in rows}
+    found = []
+    for name, row in by_name.items():
+        partner = by_name.get(_with(name, axis, other))
+        # Of a collapsed posterior no metric of samples means anything.
+        if row[axis] == one and partner and not (row["collapsed"] or partner["collapsed"]):
+            found.append((row["columns"], partner["columns"]))
+    return found
+
+
+def _with(name: tuple[str, ...], axis: str, value: str) -> tuple[str, ...]:
+    place = _NAMES.index(axis)
+    return (*name[:place], value, *name[place + 1 :])

@@ -36,16 +36,18 @@ def markdown(result: Result) -> str:
 
 
 def csv_text(result: Result) -> str:
-    """One line for every number: data set, method, prior, column, mean, sd, seeds, unit."""
+    """A line for every number: data set, method, prior, source, column, mean, sd, seeds, unit."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("dataset", "method", "prior", "column", "mean", "sd", "seeds", "unit"))
+    head = ("dataset", "method", "prior", "source", "column", "mean", "sd", "seeds", "unit")
+    writer.writerow(head)
     for name, part in result["datasets"].items():
         for row in part["rows"]:
             for label, column in row["columns"].items():
                 sd = "" if column["sd"] is None else repr(column["sd"])
                 numbers = (repr(column["mean"]), sd, len(column["values"]), column["unit"])
-                writer.writerow((name, row["method"], row["prior"], label, *numbers))
+                names = (name, row["method"], row["prior"], row["source"], label)
+                writer.writerow((*names, *numbers))
     return stream.getvalue()
 
 
@@ -66,14 +68,18 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _table(part: Mapping[str, Any], labels: Sequence[str]) -> str:
-    lines = ["| method | prior | " + " | ".join(labels) + " |"]
-    lines.append("|---|---|" + "---:|" * len(labels))
+    shown = ["method", "prior", "source"]
+    if len({row["source"] for row in part["rows"]} - {""}) < 2:
+        shown.remove("source")
+    lines = [f"| {' | '.join(shown)} | " + " | ".join(labels) + " |"]
+    lines.append("|---" * len(shown) + "|" + "---:|" * len(labels))
     for row in part["rows"]:
         cells = [_cell(row["columns"].get(label)) for label in labels]
-        name = f"{row['method']}{' *(collapsed)*' if row['collapsed'] else ''}"
+        names = [row[key] for key in shown]
+        names[0] += " *(collapsed)*" if row["collapsed"] else ""
         if row["failure"]:
             cells = [row["failure"], *[""] * (len(labels) - 1)]
-        lines.append(f"| {name} | {row['prior']} | " + " | ".join(cells) + " |")
+        lines.append(f"| {' | '.join(names)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -84,7 +90,8 @@ def _cell(column: Mapping[str, Any] | None) -> str:
 def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
     blocks = []
     for claim in claims:
-        lines = [f"Pairs in which {claim['other']} is lower (better) than {claim['one']}:", ""]
+        both = f"{claim['axis']} {claim['other']} is lower (better) than {claim['one']}"
+        lines = [f"Pairs in which {both}:", ""]
         for row in claim["columns"]:
             clear = ""
             if row["clearly_lower"] is not None:

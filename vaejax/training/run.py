@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from vaejax.config import validate
 from vaejax.data.arrays import Dataset
 from vaejax.data.batches import batch_indices
-from vaejax.data.sources import make_transform
+from vaejax.data.sources import dataset_from, make_transform
 from vaejax.models.vae import VAE
 from vaejax.objectives.regularizers import make_method
 from vaejax.training import workdir as files
@@ -148,3 +148,27 @@ def model_of(config: ConfigDict, card: Mapping[str, Any]) -> tuple[VAE, Mapping]
     num_examples = card["splits"]["train"]["num_examples"]
     model, objective = make_method(config, tuple(card["x_shape"]), num_examples)
     return model, objective.players
+
+
+def run_dataset(
+    workdir: Path,
+    config: ConfigDict,
+    dataset: Dataset | None = None,
+    other_data: bool = False,
+) -> Dataset:
+    """The data of a run, from its config unless given.
+
+    Raises ValueError when they are others, which `other_data` allows for the same event shape.
+    """
+    promise, config = config.data_sha256, config.copy_and_resolve_references()
+    config.data_sha256 = ""
+    dataset = dataset_from(config, dataset)
+    if dataset.x_shape != (shape := tuple(files.saved_card(workdir)["x_shape"])):
+        shapes = f"{shape}; {dataset.name!r} has {dataset.x_shape}"
+        raise ValueError(f"the run in {workdir} is for data of shape {shapes}")
+    if dataset.sha256 != promise and not other_data:
+        raise ValueError(
+            f"the run in {workdir} was trained on other data than this {dataset.name!r} (SHA-256 "
+            f"{promise[:12]}..., not {dataset.sha256[:12]}...); --other-data allows it"
+        )
+    return dataset

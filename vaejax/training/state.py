@@ -16,7 +16,7 @@ from vaejax.parallel import example_keys
 from vaejax.types import Array, Player
 
 # Streams of random numbers: folded into the seed's key first, so that no two purposes share a draw.
-INIT, TRAIN, EVALUATE, COSTS, SAMPLE, OBSERVE, METRIC = range(7)
+INIT, TRAIN, EVALUATE, COSTS, SAMPLE, OBSERVE, METRIC, CHAIN, DENSITY = range(9)
 
 
 class TrainState(struct.PyTreeNode):

@@ -56,6 +56,33 @@ def make_split_terms(
     return split_terms
 
 
+def make_over_examples(
+    function: Callable[[VAE, Array, Array], Any],
+    model: VAE,
+    *,
+    transform: Transform,
+    key: Array,
+    parts: Sequence[str] = ("encoder", "decoder"),
+    batch_size: int | None = None,
+) -> Callable[[Mapping[str, Any], Rows], Any]:
+    """`function` of (bound model, x, keys) on whole splits: (variables, rows) -> leaves (N, ...).
+
+    x: (B, *X) as evaluation sees it, keys: (B,), folded from `key` and the index in the split.  So
+    `batch_size`, by `num_at_once` of the `parts` in use unless given, changes nothing but memory.
+    """
+
+    @jax.jit
+    def of_block(variables: Mapping[str, Any], rows: Array, indices: Array) -> Any:
+        x = observed(transform, rows, indices)
+        return nn.apply(function, model)(variables, x, example_keys(key, indices))
+
+    def of_split(variables: Mapping[str, Any], rows: Rows) -> Any:
+        size = batch_size or num_at_once(model, variables, rows.shape[1:], parts)
+        return over_split(functools.partial(of_block, variables), rows, size)
+
+    return of_split
+
+
 def num_at_once(
     model: VAE,
     variables: Mapping[str, Any],

@@ -1,0 +1,78 @@
+"""What claims measure on trained runs: codes, errors, distances, mixtures and a test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from vaejax.evaluation.protocol import Counts, Protocol
+from vaejax.evaluation.samples import frechet_distance, moments
+from vaejax.expost.families import default_density_config, fit_codes
+from vaejax.models.vae import VAE
+from vaejax.objectives.divergences import KERNELS
+from vaejax.reporting.opened import OpenedRun
+from vaejax.training.validation import over_split
+
+
+def codes_of(run: OpenedRun, split: str = "train", count: int | None = None) -> np.ndarray:
+    """The means of q(z|x).  -> (N, D)."""
+    rows: Any = run.dataset.splits[split][:count]
+    return _on_all(run, VAE.embed, np.asarray(rows, np.float32) / 255)
+
+
+def decoded(run: OpenedRun, z: np.ndarray) -> np.ndarray:
+    """-> (N, *X)."""
+    return _on_all(run, VAE.decode, z)
+
+
+def _on_all(run: OpenedRun, method: Any, values: np.ndarray) -> np.ndarray:
+    function = jax.jit(nn.apply(method, run.model))
+    return over_split(lambda rows, _: function(run.variables, rows), values, 1_000)
+
+
+def squared_error(run: OpenedRun) -> float:
+    """Of reconstructions of the test split from the mean code, summed over pixels."""
+    x = np.asarray(run.dataset.splits["test"][:], np.float32) / 255
+    error = decoded(run, codes_of(run, "test")) - x
+    return float((error**2).reshape(len(x), -1).sum(axis=1).mean())
+
+
+def distance(run: OpenedRun, z: np.ndarray) -> float:
+    """FD of decoded codes to training data, in the features of the table."""
+    compared = run.subject(Protocol(counts=Counts(images=10_000))).comparison
+    features = over_split(lambda x, _: compared.features_of(x), decoded(run, z), 500)
+    return frechet_distance(moments(compared.real), moments(features))
+
+
+def mixture(codes: np.ndarray, components: int, seed: int) -> Any:
+    """A Gaussian mixture fitted to codes: (draws (10,000, D), what the fit reports)."""
+    config = default_density_config().unlock()
+    config.density, config.seed = "gmm", seed
+    config.densities.gmm.num_components = components
+    fitted = fit_codes(codes, config)
+    draw = nn.apply(lambda density, key: density.sample(key, 10_000), fitted.density)
+    return np.asarray(draw({"params": fitted.params}, jax.random.key(seed))), fitted.report
+
+
+def p_value(codes: np.ndarray, seed: int, permutations: int = 999) -> float:
+    """Of unbiased MMD between codes (n, D) and as many draws of N(0, I), by permutation."""
+    random = np.random.default_rng(seed)
+    n, both = len(codes), np.concatenate([codes, random.normal(size=codes.shape)])
+    both = jnp.asarray(both, jnp.float32)
+    kernel = KERNELS["imq"](both, both)
+    squared = jnp.sum(both**2, 1)[:, None] + jnp.sum(both**2, 1) - 2 * both @ both.T
+    matrix = np.array(kernel(jnp.maximum(squared, 0)), np.float64)
+    np.fill_diagonal(matrix, 0)
+    orders = [np.arange(2 * n)] + [random.permutation(2 * n) for _ in range(permutations)]
+    first = np.zeros((2 * n, len(orders)))
+    for k, order in enumerate(orders):
+        first[order[:n], k] = 1
+    own = (first * (matrix @ first)).sum(axis=0)
+    other = ((1 - first) * (matrix @ (1 - first))).sum(axis=0)
+    cross = (matrix.sum() - own - other) / 2
+    values = (own + other) / (n * (n - 1)) - 2 * cross / n**2
+    return float(np.mean(values >= values[0]))

@@ -1,0 +1,1 @@
+"""Densities fitted to the codes of a trained model: priors that come after training."""

@@ -1,0 +1,64 @@
+"""The densities that are kept with a run: `densities/<name>.npz`, and what they are, as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vaejax.training.workdir import write_text
+
+
+def names(workdir: Path) -> list[str]:
+    """Of the densities of a run, sorted."""
+    return sorted(path.stem for path in (workdir / "densities").glob("[!.]*.json"))
+
+
+def paths(workdir: Path, name: str) -> tuple[Path, Path]:
+    """The arrays and the description of a density."""
+    folder = workdir / "densities"
+    return folder / f"{name}.npz", folder / f"{name}.json"
+
+
+def write(workdir: Path, name: str, params: Mapping[str, Any], card: dict[str, Any]) -> dict:
+    """Keep a density.  The description comes last: with it, the density is whole.  -> it."""
+    arrays, description = paths(workdir, name)
+    arrays.parent.mkdir(exist_ok=True)
+    buffer = BytesIO()
+    flat: Any = flatten_dict(dict(params), sep=".")
+    np.savez(buffer, allow_pickle=False, **flat)
+    partial = arrays.with_name(f".{arrays.name}.partial")
+    with partial.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(arrays)
+    card = {**card, "npz_sha256": hashlib.sha256(buffer.getbuffer()).hexdigest()}
+    text = json.dumps(card, indent=2) + "\n"
+    write_text(description, text)
+    return json.loads(text)
+
+
+def read(workdir: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(params, description) of a density.  Raises ValueError where they are not whole."""
+    arrays, description = paths(workdir, name)
+    try:
+        card = json.loads(description.read_text())
+        content = arrays.read_bytes()
+        if hashlib.sha256(content).hexdigest() != card["npz_sha256"]:
+            raise ValueError("its SHA-256 is not that of its description")
+        with np.load(BytesIO(content), allow_pickle=False) as file:
+            return unflatten_dict({name: file[name] for name in file.files}, sep="."), card
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(
+            f"density {arrays} cannot be read ({reason}); fit it anew with --replace"
+        ) from error
