@@ -16,7 +16,8 @@ validation is disjoint from training, where 40,000 images are in both; the squar
 too; the layer that makes the code is not normalized in RAE-SN; a VAE's log-variance is clipped
 at 10, where 10 tanh bounds it.
 
-100 epochs of 500 steps.  Not trained to the end for this file, so there are no numbers to expect.
+100 epochs of 500 steps, for an accelerator: on 2 cores that other programs shared, a step took 14
+to 16 s, in 2.2 GiB.  Not trained to the end for this file, so there are no numbers to expect.
 """
 
 from ml_collections import ConfigDict

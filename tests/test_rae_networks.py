@@ -99,3 +99,25 @@ def test_the_decoder_is_affine_in_z_where_its_activations_are_on(kernel, lowerin
 
     assert bend(0.0) > 0.1
     assert bend(100.0) < 2e-3
+
+
+@pytest.mark.parametrize("module", [RAEEncoder, RAEDecoder])
+def test_batch_norm_adds_the_published_thousandth_to_the_variance(module):
+    """Without biases all layers are homogeneous: four times the sum with 0.003 is half of each."""
+    shape = {"x_shape": (16, 16, 1)} if module is RAEDecoder else {}
+    net = module(channels=(3, 4), **shape)
+    given = normal(2, 3) if shape else normal(2, 16, 16, 1)
+    variables = drawn(net, given)
+    gains = []
+    for variance in (0.0, 3e-3):
+        stats = jax.tree.map(
+            lambda leaf, v=variance: np.full_like(leaf, v), variables["batch_stats"]
+        )
+        for norm in stats.values():
+            norm["mean"][:] = 0
+        params = jax.tree.map(np.copy, variables["params"])
+        for layer in params.values():
+            layer["bias"][:] = 0
+        gains.append(np.asarray(net.apply({"params": params, "batch_stats": stats}, given)))
+    layers = len(variables["batch_stats"])
+    np.testing.assert_allclose(gains[0], gains[1] * 2**layers, rtol=1e-5)
