@@ -73,7 +73,7 @@ def second_vae(latent_dim: int, widths: Sequence[int], initial_scale: float) -> 
         posterior=DiagonalGaussian(latent_dim),
         prior=StandardNormal(latent_dim),
         decoder=MLPDecoder((latent_dim,), tuple(widths)[::-1]),
-        likelihood=learned_gaussian(initial_scale),
+        likelihood=learned_gaussian(initial_scale, "identity"),
     )
 
 
