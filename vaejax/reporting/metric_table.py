@@ -43,8 +43,13 @@ _FAMILIES = {
     "near_training": ("", "samples as near training data as the nearest of held-out data"),
     "accuracy": ("higher", "of a classifier with few labels"),
 }
-_GROUPS = ("Evidence", "Samples against data", "Prior and aggregate posterior", "Training costs")
-_GROUPS += ("Few labels",)
+_GROUPS = (
+    "Evidence",
+    "Samples against data",
+    "Prior and aggregate posterior",
+    "Training costs",
+    "Few labels",
+)
 _EVIDENCE = ("importance_weighted_nll", "elbo", "reconstruction", "kl", "approximate_elbo")
 _EVIDENCE += ("approximate_elbo_flattened",)
 _DRAWS_ARE_NEW = re.compile(r",? ?\(?seed \d+,? ?")  # other draws by the same protocol
