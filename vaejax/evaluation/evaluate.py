@@ -61,15 +61,7 @@ def evaluate(
     transform = make_transform(config, dataset, model.likelihood.unit_interval)
     given = model, state.variables(), dataset, transform, config.seed, protocol, quiet
     subject = Subject(*given)
-    seconds = {} if seconds is None else seconds
-    named = metrics_of(subject, protocol.metrics, seconds)  # first: it may refuse
-    with timed(seconds, "terms and costs"):
-        found = _terms(subject, config) | _costs(subject, config, state)
-    with timed(seconds, "importance_weighted_nll"):
-        found |= _bound(subject)
-    density = "" if source == PRIOR else f"; p(z) is {source}, fitted to codes of the train split"
-    named = _told(named, observation_of(config) + density)
-    found = _told(found, f"{observation_of(config)}; {_choice(config, 'likelihood')}{density}")
+    rows = _rows(subject, config, state, source, {} if seconds is None else seconds)
     sha256 = subject.comparison.features.sha256 if protocol.inception else ""
     result = {
         "step": int(state.step),
@@ -80,12 +72,26 @@ def evaluate(
         "seed": config.seed,
         "protocol": protocol.to_json(sha256),
         **_provenance(config),
-        "metrics": found | named,
+        "metrics": rows,
     }
     path = evaluation_path(workdir, protocol.split, dataset, config, source)
     result = _with_earlier(result, path)
     write_text(path, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _rows(
+    subject: Subject, config: ConfigDict, state: Any, source: str, seconds: dict[str, float]
+) -> dict[str, Row]:
+    """Every number of an evaluation."""
+    named = metrics_of(subject, subject.protocol.metrics, seconds)  # first: it may refuse
+    with timed(seconds, "terms and costs"):
+        found = _terms(subject, config) | _costs(subject, config, state)
+    with timed(seconds, "importance_weighted_nll"):
+        found |= _bound(subject)
+    density = "" if source == PRIOR else f"; p(z) is {source}, fitted to codes of the train split"
+    told = f"{observation_of(config)}; {_choice(config, 'likelihood')}{density}"
+    return _told(found, told) | _told(named, observation_of(config) + density)
 
 
 def _told(rows: dict[str, Row], more: str) -> dict[str, Row]:
@@ -105,7 +111,9 @@ def observation_of(config: ConfigDict) -> str:
 
 def _choice(config: ConfigDict, kind: str) -> str:
     name, row = config[kind], config[CHOICES[kind]][config[kind]]
-    settings = ", ".join(f"{key} {value:g}" for key, value in row.items())
+    settings = ", ".join(
+        f"{key} {value if isinstance(value, str) else f'{value:g}'}" for key, value in row.items()
+    )
     return f"{name} ({settings})" if settings else name
 
 

@@ -25,6 +25,22 @@ _MAY_BE_BARE = ("config.sources",)  # a name without changes
 _METRICS = ("symmetric_kl", "information", "leakage", "frechet", "precision_recall")
 
 
+_COLUMNS = (
+    ("FD", "frechet[*, random]"),
+    ("FD (LP)", "frechet[*, low_posterior]"),
+    ("FD (LP data)", "frechet[*, low_posterior_data]"),
+    ("FD (rec.)", "frechet[*, reconstructions]"),
+    ("precision (LP)", "precision[*, low_posterior]"),
+    ("sKL", "symmetric_kl"),
+    ("leakage", "leakage[0.01]"),
+    ("leakage (log det)", "leakage_with_log_det[0.01]"),
+    ("leaks", "leak_fraction[0.01]"),
+    ("NLL", "importance_weighted_nll"),
+    ("KL", "kl"),
+    ("active", "active_units"),
+)
+
+
 def default_table() -> ConfigDict:
     """A table of all regularizers with both priors, without data sets yet."""
     regularizers = ("none", "beta_h", "beta_b", "beta_tc", "factor", "info")
@@ -50,20 +66,7 @@ def default_table() -> ConfigDict:
             "importance_examples": 500,
             "control": True,
             # Label, and the name of a metric, in which * stands for the map of features.
-            "columns": (
-                ("FD", "frechet[*, random]"),
-                ("FD (LP)", "frechet[*, low_posterior]"),
-                ("FD (LP data)", "frechet[*, low_posterior_data]"),
-                ("FD (rec.)", "frechet[*, reconstructions]"),
-                ("precision (LP)", "precision[*, low_posterior]"),
-                ("sKL", "symmetric_kl"),
-                ("leakage", "leakage[0.01]"),
-                ("leakage (log det)", "leakage_with_log_det[0.01]"),
-                ("leaks", "leak_fraction[0.01]"),
-                ("NLL", "importance_weighted_nll"),
-                ("KL", "kl"),
-                ("active", "active_units"),
-            ),
+            "columns": _COLUMNS,
             # Label, and two columns: what sampling adds to the error of the decoder, for one.
             "differences": (("sampling gap", "FD", "FD (rec.)"), ("LP gap", "FD (LP)", "FD")),
             # Columns, lower being better, in which every other prior is compared with the first.
