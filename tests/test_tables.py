@@ -116,7 +116,7 @@ def test_an_evaluation_of_another_protocol_is_made_anew_and_one_that_differs_is_
     other["metrics"]["symmetric_kl"]["protocol"] += " with care"
     path.write_text(json.dumps(other))
     table = (filled / "table.json").read_bytes()
-    with one_line("sKL of moons, none, decoupled has different protocols"):
+    with one_line("sKL of moons, none, decoupled, prior has different protocols"):
         fill_table(small_table(), filled, CONFIGS)
     assert (filled / "table.json").read_bytes() == table
     path.write_text(text)
