@@ -63,6 +63,18 @@ def test_a_chain_becomes_arrays_and_two_pictures_the_same_ones_again(noisy, caps
         np.testing.assert_allclose(arrays["x"], expected, atol=1e-5)
 
 
+def test_the_means_of_a_denoising_chain_are_closer_to_each_other_than_its_draws(noisy):
+    command = ["sample", "--workdir", str(noisy), "--chain", "denoising", "--steps", "20"]
+    assert main(command) == 0
+    assert main([*command, "--chain-options", "draw=false"]) == 0
+    spreads = []
+    for settings in ("", "_draw=false"):
+        name = f"denoising{settings}_noise_steps20_seed0_n64.npz"
+        with np.load(noisy / "samples" / name) as arrays:
+            spreads.append(arrays["x"].std(axis=0))
+    assert (spreads[1] < spreads[0]).all()
+
+
 def test_more_chains_and_more_steps_leave_the_first_states_as_they_are(noisy, monkeypatch):
     run = opened(noisy)
     few = chains_of(run, 3, chain="denoising", num_steps=8)
@@ -100,6 +112,7 @@ def test_chains_from_data_start_at_different_held_out_examples(noisy):
         ("masked", ["--chain", "denoising", "--num", "0"], "at least 1 each"),
         ("masked", ["--chain", "denoising", "--seed", "-1"], "must be in [0, 2**32)"),
         ("masked", ["--chain", "contractive", "--chain-options", "scal=2"], "did you mean 'scale'"),
+        ("masked", ["--chain", "contractive", "--chain-options", "start=2"], "unknown option"),
         ("masked", ["--chain", "contractive", "--chain-options", "scale"], "takes KEY=NUMBER"),
     ],
 )

@@ -106,7 +106,7 @@ def test_a_contractive_step_has_the_covariance_of_its_jacobians(key):
     x = draw.normal(size=3)
     start = np.tile(x, (20_000, 1))
     given = {"key": key, "start": start, "num_steps": 1, "noise": NOISE}
-    moved = markov_samples(model, variables, kernel="contractive", scale=0.3, **given)
+    moved = markov_samples(model, variables, kernel="contractive", options={"scale": 0.3}, **given)
     jacobian = encode.T
     spread = decode.T @ jacobian @ jacobian.T
     same_moments(moved, (x @ encode + shift) @ decode + center, 0.3**2 * spread @ spread.T)
@@ -119,7 +119,7 @@ def test_langevin_with_the_score_of_a_gaussian_has_its_variance(key):
                                     SIGMA**2 / variance * center)  # fmt: skip
     start = np.zeros((8_000, 2))
     given = {"key": key, "start": start, "num_steps": 100, "burn_in": 99, "noise": NOISE}
-    x = markov_samples(model, variables, kernel="langevin", step_size=0.3, **given)
+    x = markov_samples(model, variables, kernel="langevin", options={"step_size": 0.3}, **given)
     inflated = variance / (1 - 0.3 * SIGMA**2 / (2 * variance))  # by the finite step, exactly
     same_moments(x, center, np.diag(inflated))
 
@@ -136,7 +136,7 @@ def test_a_denoising_chain_with_the_exact_conditional_has_the_law_of_the_data(ke
                                     kept)  # fmt: skip
     start = np.zeros((8_000, 2))
     given = {"key": key, "start": start, "num_steps": 80, "burn_in": 79, "noise": noise}
-    x = markov_samples(model, variables, kernel="denoising", draw=draw, **given)
+    x = markov_samples(model, variables, kernel="denoising", options={"draw": draw}, **given)
     of_means = shrink**2 * sigma**2 / (1 - shrink**2)
     same_moments(x, center, np.diag(variance if draw else of_means))
 
@@ -150,7 +150,9 @@ def test_chains_of_the_optimal_denoiser_have_the_smoothed_mixture(key):
     model = VAE(Identity(), Pass(), StandardNormal(1), OptimalDenoiser(), gaussian(1.0))
     start = np.full((6_000, 1), -2.0)
     given = {"key": key, "start": start, "num_steps": 600, "burn_in": 599, "noise": NOISE}
-    x = markov_samples(model, {"params": {}}, kernel="langevin", step_size=0.1, **given)
+    x = markov_samples(
+        model, {"params": {}}, kernel="langevin", options={"step_size": 0.1}, **given
+    )
     edges = np.array([-9, -1.2, -0.9, -0.6, -0.3, 0, 0.3, 0.6, 0.9, 1.2, 1.5, 9])
     found = np.histogram(x, edges)[0] / len(x)
 
@@ -165,26 +167,28 @@ def test_chains_of_the_optimal_denoiser_have_the_smoothed_mixture(key):
 
 CASES = {
     "denoising": {"noise": NOISE},
-    "contractive": {"noise": Noise("none", None), "scale": 0.5},
+    "contractive": {"noise": Noise("none", None), "options": {"scale": 0.5}},
     "langevin": {"noise": NOISE},
 }
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("posterior", [Deterministic, DiagonalGaussian])
+@pytest.mark.parametrize(
+    ("kernel", "posterior"),
+    [*((kernel, Deterministic) for kernel in KERNELS), ("denoising", DiagonalGaussian)],
+)
 def test_a_chain_does_not_depend_on_those_beside_it(key, kernel, posterior, monkeypatch):
     likelihood = Bernoulli() if kernel == "denoising" else None
     model, variables = small_model(posterior, likelihood)
     start = np.random.default_rng(1).normal(size=(7, 3, 2, 1))
+    start[1] = start[0]
     given = {"kernel": kernel, "key": key, "num_steps": 6, **CASES[kernel]}
     together = markov_paths(model, variables, start=start, **given)
+    assert not np.allclose(together[0], together[1])
     alone = markov_paths(model, variables, start=start[4:5], first=4, **given)
     np.testing.assert_allclose(alone[0], together[4], atol=1e-5)
     monkeypatch.setattr(chains, "num_at_once", lambda *_: 3)
     in_parts = markov_paths(model, variables, start=start, **given)
     np.testing.assert_allclose(in_parts, together, atol=1e-5)
-    twins = markov_paths(model, variables, start=start[[0, 0]], **given)
-    assert not np.allclose(twins[0], twins[1])
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -196,10 +200,16 @@ def test_the_same_key_gives_the_same_chain_and_thinning_leaves_steps_out(key, ke
     np.testing.assert_array_equal(every, again)
     some = markov_paths(model, variables, key=key, num_steps=9, burn_in=1, thin=3, **given)
     np.testing.assert_allclose(some, every[:, [3, 6]], atol=1e-6)
-    flat = markov_samples(model, variables, key=key, num_steps=9, burn_in=1, thin=3, **given)
-    np.testing.assert_array_equal(flat, some.reshape(6, 3, 2, 1))
-    other = markov_paths(model, variables, key=jax.random.key(1), num_steps=9, **given)
-    assert not np.allclose(other[:, 0], every[:, 0])
+
+
+def test_samples_are_the_states_of_all_chains_and_another_key_gives_others(key):
+    model, variables = small_model()
+    given = {"kernel": "langevin", "start": np.zeros((3, 3, 2, 1)), "noise": NOISE, "num_steps": 4}
+    paths = markov_paths(model, variables, key=key, **given)
+    flat = markov_samples(model, variables, key=key, **given)
+    np.testing.assert_array_equal(flat, paths.reshape(12, 3, 2, 1))
+    other = markov_paths(model, variables, key=jax.random.key(1), **given)
+    assert not np.allclose(other[:, 0], paths[:, 0])
 
 
 def test_a_chain_uses_what_a_model_has_learned_of_each_layer(key):
@@ -207,7 +217,7 @@ def test_a_chain_uses_what_a_model_has_learned_of_each_layer(key):
     model, variables = small_model()
     x = np.random.default_rng(1).normal(size=(4, 3, 2, 1)).astype(np.float32)
     keys = jax.random.split(key, 4)
-    step = markov_step("contractive", Noise("none", None), scale=0.5)
+    step = markov_step("contractive", Noise("none", None), {"scale": 0.5})
     moved = step(model, variables, jax.random.clone(keys), x)
 
     def encode(one):
@@ -231,6 +241,7 @@ def test_every_option_of_a_kernel_has_a_default():
     [
         ("denosing", NOISE, {}, "unknown chain 'denosing'; did you mean 'denoising'"),
         ("langevin", NOISE, {"stepsize": 0.1}, "'stepsize'; did you mean 'step_size'"),
+        ("langevin", NOISE, {"key": 0.1}, "unknown option of chain 'langevin': 'key'"),
         ("denoising", NOISE, {"draw": 1}, "draw is 1; it must be of type bool"),
         ("denoising", Noise("none", None), {}, "config.corruption='none'"),
         ("langevin", Noise("none", None), {}, "this one has 'none'"),
@@ -242,7 +253,7 @@ def test_every_option_of_a_kernel_has_a_default():
 )
 def test_what_a_kernel_refuses(kernel, noise, options, said):
     with one_line(said):
-        markov_step(kernel, noise, **options)
+        markov_step(kernel, noise, options)
 
 
 @pytest.mark.parametrize("given", [{"num_steps": 0}, {"thin": 5}, {"burn_in": 4}, {"burn_in": -1}])

@@ -34,6 +34,10 @@ def test_chains_that_stay_where_they_are_have_autocorrelation_one():
     stuck = np.tile(np.array([[0.0], [1.0], [5.0]]), (1, 50))
     np.testing.assert_allclose(autocorrelation(stuck, 10), 1.0)
     np.testing.assert_allclose(autocorrelation(stuck[:1], 10), 1.0)
+    noise = np.random.default_rng(0).normal(size=(3, 5_000))
+    between = stuck[:, 0].var()  # what does not move is not forgotten, whatever else moves
+    found = autocorrelation(stuck[:, :1] + noise, 3)[1:]
+    np.testing.assert_allclose(found, between / (between + 1.0), atol=0.03)
 
 
 def test_more_lags_than_states_are_refused():

@@ -50,7 +50,7 @@ def noise_of(config: ConfigDict) -> Noise:
     return Noise(config.corruption, build(CORRUPTIONS, "corruption", config), scale)
 
 
-def markov_step(kernel: str, noise: Noise, **options: Any) -> Step:
+def markov_step(kernel: str, noise: Noise, options: Mapping[str, Any] | None = None) -> Step:
     """The step of the kernel of this name.
 
     Raises ValueError for an unknown kernel or option, one of a wrong type or size, and for a kernel
@@ -59,6 +59,7 @@ def markov_step(kernel: str, noise: Noise, **options: Any) -> Step:
     if kernel not in KERNELS:
         raise unknown("chain", kernel, KERNELS)
     make, defaults = KERNELS[kernel]
+    options = options or {}
     for name, value in options.items():
         if name not in defaults:
             raise unknown(f"option of chain {kernel!r}:", name, defaults)
@@ -166,7 +167,7 @@ def markov_paths(
     burn_in: int = 0,
     thin: int = 1,
     first: int = 0,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
     """States of chains after steps burn_in + thin, burn_in + 2 thin, ..., up to num_steps.
 
@@ -180,7 +181,7 @@ def markov_paths(
     start = np.asarray(start, np.float32)
     if not len(start):
         raise ValueError("no chain is asked for; at least 1")
-    step = markov_step(kernel, noise, **options)
+    step = markov_step(kernel, noise, options)
     steps = jnp.arange(burn_in + (num_steps - burn_in) // thin * thin)
     kept = steps[burn_in:].reshape(-1, thin)
 

@@ -40,7 +40,7 @@ STARTS = ("noise", "data")
 _MOST_FOLLOWED = {True: 2_000, False: 8}  # chains: of points, of others
 _MOST_KEPT, _COLUMNS, _PANELS, _TRACKED = 1_000, 12, 6, 3
 _WIDTH = figures.WIDTH - 0.75  # inches of a row of images
-_LAGS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+_LAGS = (1, 3, 10, 30, 100, 300)
 
 
 class Chains(NamedTuple):
@@ -73,9 +73,14 @@ def write_chains(
     what the model makes of them.  Raises ValueError where `opened` and `chains_of` do.
     """
     run, options = opened(workdir, dataset, checkpoint=checkpoint), options or {}
-    given: dict[str, Any] = {"chain": chain, "num_steps": num_steps, "start": start, **options}
+    given: dict[str, Any] = {
+        "chain": chain,
+        "num_steps": num_steps,
+        "start": start,
+        "options": options,
+    }
     found = chains_of(run, num_chains, draw, **given)
-    settings = "".join(f"_{key}={value:g}" for key, value in sorted(options.items()))
+    settings = "".join(f"_{key}={value}".lower() for key, value in sorted(options.items()))
     stem = f"{chain}{settings}_{start}_steps{num_steps}_seed{draw}_n{num_chains}"
     what = f"{num_chains} chains"
     if denoised:
@@ -104,7 +109,7 @@ def chains_of(
     chain: str,
     num_steps: int,
     start: str = "noise",
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> Chains:
     """Chains of a run from uniform noise in the range of the data, or from held-out examples.
 
@@ -117,7 +122,7 @@ def chains_of(
         raise ValueError(f"the seed of the chains is {draw}; it must be in [0, 2**32)")
     root = jax.random.fold_in(stream_key(run.seed, CHAIN), draw)
     start_key, key = jax.random.split(root)
-    given: dict[str, Any] = {"kernel": chain, "noise": noise_of(run.config), **options}
+    given: dict[str, Any] = {"kernel": chain, "noise": noise_of(run.config), "options": options}
     given |= {"key": key, "num_steps": num_steps}
     x = start_states(run, num_chains, start, start_key)
     followed = _MOST_FOLLOWED[figures.are_points(x)]
@@ -185,8 +190,9 @@ def mixing_note(found: Chains) -> str:
     pairs = list(zip(found.lags, found.autocorrelation, strict=True))[1:]
     if not pairs:
         return "too few steps for an autocorrelation"
-    said = ", ".join(f"{value:.2f} ({lag:,})" for lag, value in pairs)
-    return f"autocorrelation along the main direction, so many steps apart: {said}"
+    lags = ", ".join(f"{lag:,}" for lag, _ in pairs)
+    values = ", ".join(f"{value:.2f}" for _, value in pairs)
+    return f"autocorrelation (main direction) {lags} steps apart: {values}"
 
 
 def _image_path(found: Chains, title: str) -> Figure:
