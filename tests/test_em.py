@@ -78,7 +78,7 @@ def test_the_likelihood_never_falls_and_the_bound_is_that_of_the_step_before():
     z = codes(300, 3)
     start = start_of(z, 4)
     limits = {"floor": 1e-9, "tolerance": 0.0}
-    climbs = [expectation_maximization(z, start, max_iterations=k, **limits) for k in range(1, 25)]
+    climbs = [expectation_maximization(z, start, max_iterations=k, **limits) for k in range(1, 16)]
     bounds = np.array([climb.bound for climb in climbs])
     assert (np.diff(bounds) > -1e-10).all()
     assert bounds[-1] > bounds[0] + 0.1
@@ -88,7 +88,7 @@ def test_the_likelihood_never_falls_and_the_bound_is_that_of_the_step_before():
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 2**28])
-@pytest.mark.parametrize("block", [1, 7, 100])
+@pytest.mark.parametrize("block", [7, 100])
 def test_blocks_change_nothing(monkeypatch, block, kept_bytes):
     z = codes(100, 2)
     limits = {"tolerance": 0.0, "max_iterations": 3}

@@ -41,7 +41,7 @@ class Kernels(nn.Module):
         of_center, of_noise = jax.random.split(key)
         chosen = jax.random.randint(of_center, (num_samples,), 0, self.num_centers)
         noise = jax.random.normal(of_noise, (num_samples, self.latent_dim))
-        return self.centers[chosen] + self.bandwidth * noise
+        return jnp.take(self.centers, chosen, axis=0) + self.bandwidth * noise
 
 
 def kernel_log_density(u: Array, centers: Array | np.ndarray, bandwidth: Array) -> Array:

@@ -41,9 +41,9 @@ class SecondStage(nn.Module):
     def log_prob(self, u: Array) -> Array:
         """u: (..., D) -> (...) nats."""
         flat = u.reshape(-1, self.latent_dim)
-        keys = jax.random.split(jax.random.key(0), len(flat))
+        keys, others = jax.random.split(jax.random.key(0), (2, len(flat)))  # their draws are unused
         if self.is_initializing():
-            self.stage.touch(flat, keys)
+            self.stage.touch(flat, others)
         # What follows loops over draws: as a function of arrays, apart from this module.
         stage, variables = self.stage.unbind()
         q = nn.apply(VAE.encode, stage)(variables, flat, keys).q
