@@ -30,34 +30,36 @@ _NETWORK = (
     "num_steps=6000",
 )
 
+_METHODS = (
+    ("VAE", "regularizer=beta_h", "regularizers.beta_h.beta=0.312"),
+    (
+        "beta-TC",
+        "regularizer=beta_tc",
+        "regularizers.beta_tc.alpha=0.312",
+        "regularizers.beta_tc.beta=1.248",
+        "regularizers.beta_tc.gamma=0.312",
+    ),
+    (
+        "CV-VAE",
+        "regularizer=beta_h",
+        "regularizers.beta_h.beta=0.039",
+        "posterior=fixed_scale",
+    ),
+    ("2s-VAE", "regularizer=none", "likelihood=learned_gaussian"),
+    ("WAE", "regularizer=wae", "regularizers.wae.weight=30.7", _DETERMINISTIC),
+    ("RAE-L2", "regularizer=rae_l2", _DETERMINISTIC),
+    ("RAE-GP", "regularizer=rae_gp", _DETERMINISTIC),
+    ("RAE-SN", "regularizer=rae_sn", _DETERMINISTIC),
+    ("RAE", "regularizer=rae", _DETERMINISTIC),
+    ("AE", "regularizer=rae", "regularizers.rae.beta=0.0", _DETERMINISTIC),
+)
+
 
 def get_config() -> ConfigDict:
     config = default_table()
     config.title = "Where codes are drawn from"
     config.datasets = (("mnist", "mnist.py", *_NETWORK),)
-    config.methods = (
-        ("VAE", "regularizer=beta_h", "regularizers.beta_h.beta=0.312"),
-        (
-            "beta-TC",
-            "regularizer=beta_tc",
-            "regularizers.beta_tc.alpha=0.312",
-            "regularizers.beta_tc.beta=1.248",
-            "regularizers.beta_tc.gamma=0.312",
-        ),
-        (
-            "CV-VAE",
-            "regularizer=beta_h",
-            "regularizers.beta_h.beta=0.039",
-            "posterior=fixed_scale",
-        ),
-        ("2s-VAE", "regularizer=none", "likelihood=learned_gaussian"),
-        ("WAE", "regularizer=wae", "regularizers.wae.weight=30.7", _DETERMINISTIC),
-        ("RAE-L2", "regularizer=rae_l2", _DETERMINISTIC),
-        ("RAE-GP", "regularizer=rae_gp", _DETERMINISTIC),
-        ("RAE-SN", "regularizer=rae_sn", _DETERMINISTIC),
-        ("RAE", "regularizer=rae", _DETERMINISTIC),
-        ("AE", "regularizer=rae", "regularizers.rae.beta=0.0", _DETERMINISTIC),
-    )
+    config.methods = _METHODS
     config.sources = (
         ("prior",),
         ("gaussian", "density=gaussian"),

@@ -26,8 +26,7 @@ with_density = [name for name, posterior in POSTERIORS.items() if posterior.has_
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    """Compile fast, not well: every program here runs once."""
+def _quick_compilation():  # every program here runs once
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -198,12 +197,8 @@ KL_WEIGHTS = {
     "info": (0.7, (("alpha", 0.3),)),
     "annealed": (0.8125, (("start", 0.25), ("steps", 4))),  # at step 3
     "free_bits": (1.0, (("nats", 0.0),)),
-    "rae": (0.5, (("beta", 0.5),)),
-    "rae_l2": (0.5, (("beta", 0.5),)),
-    "rae_gp": (0.5, (("beta", 0.5),)),
-    "sparse": (0.0, ()),
-    "contractive": (0.0, ()),
-    "wae": (0.0, ()),
+    **dict.fromkeys(("rae", "rae_l2", "rae_gp"), (0.5, (("beta", 0.5),))),
+    **dict.fromkeys(("sparse", "contractive", "wae"), (0.0, ())),
 }
 
 
@@ -234,9 +229,8 @@ def test_mmd_compares_codes_with_prior_samples_in_representation_space():
     z, u = nn.apply(both, model)({"params": drawn(model)}, batch())
     # alpha = 1 takes the KL away, so that whatever reaches the flow came through its samples.
     metrics, grads = run("decoupled", "info", (("alpha", 1.0), ("lambda_", 3.0)))
-    np.testing.assert_allclose(
-        metrics["cost/mmd"], 3 * squared_mmd(u, z, gaussian_kernel(4.0)), rtol=1e-4
-    )
+    expected = 3 * squared_mmd(u, z, gaussian_kernel(4.0))
+    np.testing.assert_allclose(metrics["cost/mmd"], expected, rtol=1e-4)
     assert metrics["cost/kl"] == 0
     assert largest(grads["prior"]) > 1e-4
 
