@@ -71,7 +71,7 @@ def linear_model(encode, shift, decode, center, variance=0.5):
         Deterministic(dim),
         StandardNormal(dim),
         Linear(size),
-        gaussian(mse_weight=0.5 / variance),
+        gaussian(0.5 / variance, "identity"),
     )
     dense = {"kernel": jnp.asarray(encode, jnp.float32), "bias": jnp.asarray(shift, jnp.float32)}
     back = {"kernel": jnp.asarray(decode, jnp.float32), "bias": jnp.asarray(center, jnp.float32)}
@@ -84,7 +84,7 @@ def small_model(posterior=Deterministic, likelihood=None):
         posterior(2),
         StandardNormal(2),
         MLPDecoder((3, 2, 1), (8,)),
-        likelihood or gaussian(mse_weight=20.0),
+        likelihood or gaussian(20.0, "identity"),
     )
     params, stats = initial_variables(model, jax.random.key(3), (3, 2, 1))
     return model, {"params": params, "batch_stats": stats}
@@ -147,7 +147,7 @@ def mixture_probabilities(edges, sigma):
 
 
 def test_chains_of_the_optimal_denoiser_have_the_smoothed_mixture(key):
-    model = VAE(Identity(), Pass(), StandardNormal(1), OptimalDenoiser(), gaussian(1.0))
+    model = VAE(Identity(), Pass(), StandardNormal(1), OptimalDenoiser(), gaussian(1.0, "identity"))
     start = np.full((6_000, 1), -2.0)
     given = {"key": key, "start": start, "num_steps": 600, "burn_in": 599, "noise": NOISE}
     x = markov_samples(

@@ -93,7 +93,7 @@ def test_blocks_change_nothing(monkeypatch, block, kept_bytes):
     z = codes(100, 2)
     limits = {"tolerance": 0.0, "max_iterations": 3}
     whole = expectation_maximization(z, start_of(z, 3), **limits)
-    monkeypatch.setattr(em, "_BLOCK", block)
+    monkeypatch.setattr(em, "_BLOCK_BYTES", block * 8 * 6)
     monkeypatch.setattr(em, "_KEPT_BYTES", kept_bytes)
     parts = expectation_maximization(z, start_of(z, 3), **limits)
     for one, other in zip(whole.mixture, parts.mixture, strict=True):

@@ -96,7 +96,9 @@ def case(prior_name: str, spread: float = 1.0, count: int = 23) -> Case:
         "decoder": {"Dense_0": {"kernel": slope.T.astype("f4"), "bias": OFFSET.astype("f4")}},
     }
     dim = len(variance)
-    model = VAE(Identity(), DiagonalGaussian(dim), prior, Linear(), gaussian(MSE_WEIGHT))
+    model = VAE(
+        Identity(), DiagonalGaussian(dim), prior, Linear(), gaussian(MSE_WEIGHT, "identity")
+    )
     marginal = multivariate_normal(
         slope @ center + OFFSET, (slope * variance) @ slope.T + S2 * np.eye(3)
     )

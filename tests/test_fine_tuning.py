@@ -47,7 +47,9 @@ def dataset(seed=0, num_train=600):
 @pytest.fixture(scope="module")
 def subject():
     """Its encoder knows which directions count."""
-    model = VAE(Products(), Deterministic(3), StandardNormal(3), Identity(), gaussian(1.0))
+    model = VAE(
+        Products(), Deterministic(3), StandardNormal(3), Identity(), gaussian(1.0, "identity")
+    )
     params = {
         "encoder": {
             "Dense_0": {"kernel": 20 * np.eye(DIM, 6, dtype="f4")},

@@ -25,6 +25,8 @@ from vaejax.probability import distrax
 
 DIM, ROWS = 3, np.random.default_rng(0).normal(size=(17, 4)).astype("f4")
 
+LIKELIHOODS = [gaussian(3.0, "identity"), learned_gaussian(0.3, "identity"), Bernoulli()]
+
 
 class Curved(nn.Module):
     """Two layers, so that J depends on z."""
@@ -100,7 +102,7 @@ def test_it_is_below_the_evidence_where_the_code_is_elsewhere():
     assert (values < exact - 0.1).all()
 
 
-@pytest.mark.parametrize("likelihood", [gaussian(3.0), learned_gaussian(0.3), Bernoulli()])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_a_linear_decoder_has_the_curvature_of_the_joint_density(likelihood):
     """Gauss-Newton is exact then; the prior is no Gaussian."""
     rows = (ROWS > 0).astype("f4") if likelihood.unit_interval else ROWS
@@ -116,7 +118,7 @@ def test_a_linear_decoder_has_the_curvature_of_the_joint_density(likelihood):
     np.testing.assert_allclose(values[kept], expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("likelihood", [gaussian(3.0), learned_gaussian(0.3), Bernoulli()])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_a_curved_decoder_counts_by_its_jacobian_alone(likelihood):
     rows = (ROWS > 0).astype("f4") if likelihood.unit_interval else ROWS
     model, variables = made(StandardNormal(DIM), likelihood)
@@ -132,7 +134,7 @@ def test_a_curved_decoder_counts_by_its_jacobian_alone(likelihood):
 
 
 def test_a_rotation_of_the_latent_space_changes_nothing():
-    model, variables = made(StandardNormal(DIM), gaussian(3.0))
+    model, variables = made(StandardNormal(DIM), gaussian(3.0, "identity"))
     turn = np.linalg.qr(np.random.default_rng(3).normal(size=(DIM, DIM)))[0].astype("f4")
     params = jax.tree.map(np.copy, variables["params"])
     code, first = params["posterior"]["Dense_0"], params["decoder"]["first"]
@@ -145,7 +147,7 @@ def test_a_rotation_of_the_latent_space_changes_nothing():
 
 
 def test_where_the_prior_curves_up_it_counts_as_flat():
-    model, variables = made(TwoHills(), gaussian(3.0))
+    model, variables = made(TwoHills(), gaussian(3.0, "identity"))
     found = expansion(model, variables, ROWS, transform=scaled(1.0))
     values, is_flattened = second_order_elbo(found)
     assert is_flattened.any()
@@ -160,7 +162,7 @@ def test_where_the_prior_curves_up_it_counts_as_flat():
 
 
 def test_it_depends_neither_on_the_batch_nor_on_other_examples():
-    model, variables = made(StandardNormal(DIM), gaussian(3.0))
+    model, variables = made(StandardNormal(DIM), gaussian(3.0, "identity"))
     every = elbo_of(model, variables)[0]
     np.testing.assert_allclose(elbo_of(model, variables, batch_size=5)[0], every, rtol=1e-5)
     chosen = np.array([4, 2, 11])

@@ -56,7 +56,9 @@ def subject_with(points):
     splits = {**one.dataset.splits, "test": test[:300]}
     data = dataclasses.replace(one.dataset, splits=splits, labels={})
     points = {"train": splits["train"], "new": test[300:]}[points]
-    model = VAE(Identity(), Deterministic(2), Remembered(points), Identity(), gaussian(1.0))
+    model = VAE(
+        Identity(), Deterministic(2), Remembered(points), Identity(), gaussian(1.0, "identity")
+    )
     dense = {"kernel": np.eye(2, dtype="f4"), "bias": np.zeros(2, "f4")}
     variables = {"params": {"posterior": {"Dense_0": dense}}}
     return dataclasses.replace(one, model=model, variables=variables, dataset=data)

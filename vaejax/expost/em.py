@@ -21,7 +21,7 @@ from vaejax.progress import ProgressReport
 from vaejax.training.validation import even_size
 from vaejax.types import Array
 
-_BLOCK = 4_096  # codes whose features are in use at once
+_BLOCK_BYTES = 2**22  # of features in use at once: on a CPU what its caches hold
 _KEPT_BYTES = 2**28  # up to which features are made once, not in every iteration
 _AT_ONCE = 100  # iterations between two looks of the host
 
@@ -60,7 +60,7 @@ def expectation_maximization(
     """
     with jax.enable_x64(True):
         blocks, mask = _blocks(np.asarray(codes, np.float64))
-        if blocks.size * _num_features(codes.shape[1]) / codes.shape[1] * 8 <= _KEPT_BYTES:
+        if mask.size * _num_features(codes.shape[1]) * 8 <= _KEPT_BYTES:
             blocks = jax.jit(jax.vmap(_features))(blocks)
         mixture = Mixture(*(jnp.asarray(part, jnp.float64) for part in start))
         climb = Climb(mixture, jnp.zeros((), int), jnp.asarray(-jnp.inf), jnp.asarray(jnp.inf))
@@ -89,7 +89,7 @@ def of_responsibilities(codes: np.ndarray, responsibilities: np.ndarray, floor: 
 def log_densities(codes: np.ndarray, mixture: Mixture) -> np.ndarray:
     """log p of every code, in float64.  codes: (N, D) -> (N,) nats."""
     with jax.enable_x64(True):
-        size = even_size(len(codes), _BLOCK)
+        size = _block_size(codes)
         given = Mixture(*(jnp.asarray(part, jnp.float64) for part in mixture))
         pieces = [
             _log_densities(jnp.asarray(codes[first : first + size], jnp.float64), given)
@@ -107,9 +107,13 @@ def _num_features(dim: int) -> int:
     return (dim + 1) * (dim + 2) // 2
 
 
+def _block_size(codes: np.ndarray) -> int:
+    return even_size(len(codes), _BLOCK_BYTES // (8 * _num_features(codes.shape[1])))
+
+
 def _blocks(codes: np.ndarray) -> tuple[Array, Array]:
     """Codes in blocks of equal size, the last one filled up.  -> (M, S, D), (M, S) of 0 and 1."""
-    size = even_size(len(codes), _BLOCK)
+    size = _block_size(codes)
     missing = -len(codes) % size
     mask = np.pad(np.ones(len(codes)), (0, missing)).reshape(-1, size)
     filled = np.pad(codes, ((0, missing), (0, 0)))
