@@ -27,7 +27,7 @@ SMALL = {
     "kde": {"max_codes": 150},
     "flow": {"num_blocks": 2, "width": 8, **_BRIEF},
     "maf": {"num_blocks": 2, "width": 8, **_BRIEF},
-    "vae": {"widths": (16,), "num_draws": 100, **_BRIEF},
+    "vae": {"widths": (16,), "num_draws": 1_000, **_BRIEF},
 }
 every_density = pytest.mark.parametrize("name", list(DENSITIES))
 ESTIMATED = ("vae",)  # whose log-density is an estimate from below
