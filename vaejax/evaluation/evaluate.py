@@ -21,7 +21,7 @@ from vaejax.evaluation.likelihood import importance_weighted_bound
 from vaejax.evaluation.metrics import Row, mean_row, metrics_of, timed
 from vaejax.evaluation.protocol import Protocol
 from vaejax.evaluation.subject import Subject
-from vaejax.expost.fit import PRIOR, sourced
+from vaejax.expost.fit import PRIOR, density_sha256, sourced
 from vaejax.objectives.regularizers import make_method
 from vaejax.progress import ProgressReport
 from vaejax.training.loop import load
@@ -61,11 +61,12 @@ def evaluate(
     transform = make_transform(config, dataset, model.likelihood.unit_interval)
     given = model, state.variables(), dataset, transform, config.seed, protocol, quiet
     subject = Subject(*given)
-    rows = _rows(subject, config, state, source, {} if seconds is None else seconds)
+    rows = _rows(subject, config, state, {} if seconds is None else seconds)
     sha256 = subject.comparison.features.sha256 if protocol.inception else ""
     result = {
         "step": int(state.step),
         "source": source,
+        "density_sha256": density_sha256(workdir, source),
         "split": protocol.split,
         "num_examples": len(dataset.splits[protocol.split]),
         "data": {"name": dataset.name, "sha256": dataset.sha256, "note": dataset.note},
@@ -81,7 +82,7 @@ def evaluate(
 
 
 def _rows(
-    subject: Subject, config: ConfigDict, state: Any, source: str, seconds: dict[str, float]
+    subject: Subject, config: ConfigDict, state: Any, seconds: dict[str, float]
 ) -> dict[str, Row]:
     """Every number of an evaluation."""
     named = metrics_of(subject, subject.protocol.metrics, seconds)  # first: it may refuse
@@ -89,9 +90,8 @@ def _rows(
         found = _terms(subject, config) | _costs(subject, config, state)
     with timed(seconds, "importance_weighted_nll"):
         found |= _bound(subject)
-    density = "" if source == PRIOR else f"; p(z) is {source}, fitted to codes of the train split"
-    told = f"{observation_of(config)}; {_choice(config, 'likelihood')}{density}"
-    return _told(found, told) | _told(named, observation_of(config) + density)
+    told = f"{observation_of(config)}; {_choice(config, 'likelihood')}"
+    return _told(found, told) | _told(named, observation_of(config))
 
 
 def _told(rows: dict[str, Row], more: str) -> dict[str, Row]:

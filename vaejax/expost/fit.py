@@ -143,6 +143,11 @@ def sourced(
     return model.clone(prior=prior), state.replace(**changed)
 
 
+def density_sha256(workdir: str | Path, source: str) -> str:
+    """Hash of the arrays of a density of the run; "" for the prior.  Raises ValueError as above."""
+    return "" if source == PRIOR else store.read(Path(workdir), source)[1]["npz_sha256"]
+
+
 def _check_run(workdir: Path, name: str, card: Mapping[str, Any], step: int) -> None:
     if card["config_sha256"] != config_sha256(saved_config(workdir)):
         raise ValueError(f"density {name!r} in {workdir} was fitted to codes of another run")

@@ -12,7 +12,7 @@ from vaejax.config import saved_config
 from vaejax.data.arrays import Dataset
 from vaejax.evaluation.evaluate import evaluation_path
 from vaejax.evaluation.plane import planes
-from vaejax.expost.fit import PRIOR
+from vaejax.expost.fit import PRIOR, density_sha256
 from vaejax.progress import ProgressReport
 from vaejax.reporting import page
 from vaejax.reporting.basics import basic_figures
@@ -189,6 +189,9 @@ def _metrics(
         notes += [which + page.escaped(text) for text in cautions(evaluation, run.config)]
         if (step := evaluation.get("step")) != int(run.state.step):
             drawn = f"evaluated at step {step}; all else here is of step {int(run.state.step)}"
+            notes.append(which + page.escaped(drawn))
+        if evaluation.get("density_sha256", "") != density_sha256(run.workdir, run.source):
+            drawn = f"evaluated with another density {run.source!r} than the one of all else here"
             notes.append(which + page.escaped(drawn))
     said = "".join(f'<p class="caution">{note}</p>' for note in notes)
     if not any(evaluations):

@@ -24,7 +24,7 @@ from vaejax.evaluation.evaluate import (
 )
 from vaejax.evaluation.metrics import OF_SAMPLES
 from vaejax.evaluation.protocol import Counts, Protocol
-from vaejax.expost.fit import PRIOR, fit_density
+from vaejax.expost.fit import PRIOR, density_sha256, fit_density
 from vaejax.models.vae import make_model
 from vaejax.tables.plan import Cell
 from vaejax.training.loop import fit
@@ -72,6 +72,7 @@ def evaluated(
         is_current = found["step"] == config.num_steps
         is_current &= found["config_sha256"] == config_sha256(config)
         is_current &= found["data"]["sha256"] == dataset.sha256
+        is_current &= found["density_sha256"] == density_sha256(folder, source)
         is_current &= _covers(found["protocol"], wanted.to_json())
     except (OSError, ValueError, KeyError, TypeError):
         is_current = False
