@@ -12,13 +12,17 @@ from vaejax.tables.table import fill_table
 
 SOURCES = (("prior",), ("gaussian", "density=gaussian"), ("two", "density=gmm"))
 SOURCES = (*SOURCES[:2], (*SOURCES[2], "densities.gmm.num_components=2"))
+NOISE = ("posterior=fixed_scale", "posteriors.fixed_scale.scale=0.1")  # it cannot collapse
+METHODS = (("none", "regularizer=none", *NOISE),)
 COLUMNS = (("FD", "frechet[*, random]"), ("FD (rec.)", "frechet[*, reconstructions]"))
 
 
 def sourced_table(**changes):
     given = {"sources": SOURCES, "without": ("*-decoupled-two",), "columns": COLUMNS}
     given |= {"metrics": ("frechet",), "importance_samples": 0, "control": False, "seeds": (0,)}
-    return small_table(**{**given, "differences": (), "compared": ("FD",), **changes})
+    return small_table(
+        **{**given, "differences": (), "methods": METHODS, "compared": ("FD",), **changes}
+    )
 
 
 @pytest.fixture(scope="module")
