@@ -17,6 +17,7 @@ import pytest
 import toy_entry
 from toy_entry import assert_same, blocks_of, toy
 
+from vaejax import locks as file_locks
 from vaejax.data import cache, columns
 from vaejax.data.arrays import Dataset
 from vaejax.data.cache import kept
@@ -166,9 +167,9 @@ def kept_once(num_processes: int, locks: str, started: Path) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     if locks == "absent":
-        cache.fcntl = None
+        file_locks.fcntl = None
     if locks == "refused":
-        cache.fcntl.flock = refused
+        file_locks.fcntl.flock = refused
     entry = kept("toy", "toy", recipe, 255.0, canonical=True)
     in_order = {split: part["factors"].argsort(axis=0)[:, 0] for split, part in toy().items()}
     assert_same(

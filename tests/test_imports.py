@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "vaejax").rglob("*.py"))
-ROOMS = ("types", "probability", "progress", "parallel", "config", "data", "compilation")
+ROOMS = ("types", "probability", "locks", "progress", "parallel", "config", "data", "compilation")
 ROOMS += ("models", "objectives", "training", "expost", "evaluation", "reporting", "tables")
 ROOMS += ("benchmark", "cli_data", "cli_bench", "cli_evaluate", "cli_figures", "cli_report")
 ROOMS += ("cli_table", "cli_density", "cli_sample", "cli", "__main__")

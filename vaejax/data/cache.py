@@ -18,19 +18,15 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from vaejax.data.arrays import SPLITS, Blocks, Columns, Dataset, default_scale, hashed
 from vaejax.data.columns import Progress, write_split
 from vaejax.data.splits import canonical_order, content_sha256, order_keys, rows_sha256
+from vaejax.locks import lock
 from vaejax.progress import ProgressReport
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there the rename alone decides between two writers
-    fcntl = None
 
 # Blocks of every split, and a note on where they come from (a function: asked when all is read).
 Recipe = Callable[[], tuple[Mapping[str, Blocks], str | Callable[[], str]]]
@@ -206,25 +202,15 @@ def writing(key: str) -> Iterator[None]:
     root = cache_folder()
     root.mkdir(parents=True, exist_ok=True)
     with (root / f".{key}.lock").open("w") as file:
-        if _locked(file, key):
+        # Without locks the rename alone decides between two writers.
+        if lock(file, before_waiting=lambda: _tell_waiting(key)):
             for stale in root.glob(f".{glob.escape(key)}.{'[0-9a-f]' * 16}.partial"):
                 shutil.rmtree(stale, ignore_errors=True)
         yield
 
 
-def _locked(file: IO[str], key: str) -> bool:
-    """Whether the lock is held; not every file system has locks."""
-    if fcntl is None:
-        return False
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"data: waiting for another process that prepares {key}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    return True
+def _tell_waiting(key: str) -> None:
+    print(f"data: waiting for another process that prepares {key}", file=sys.stderr)
 
 
 def kept(

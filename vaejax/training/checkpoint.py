@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from vaejax.training.state import TrainState
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing or cannot be read; the message says what to do."""
+    """A checkpoint that is missing, or cannot be read or written; the message says what to do."""
 
 
 class Checkpoints:
@@ -30,6 +32,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             create=keep is not None,
+            cleanup_tmp_directories=keep is not None,  # of processes that were killed
             read_only=keep is None,
             enable_async_checkpointing=keep is not None,
         )
@@ -39,7 +42,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+        with contextlib.nullcontext() if exception[0] is None else contextlib.suppress(Exception):
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""
@@ -50,13 +54,29 @@ class Checkpoints:
         self._manager.reload()
 
     def save(self, state: TrainState) -> None:
-        """Start writing `state`, a `host_copy`; returns before it is on disk."""
+        """Start writing `state`, a `host_copy`; returns before it is on disk.
+
+        Raises CheckpointError where this one, or the one before, cannot be written.
+        """
         saved = {"state": state, "sha256": _digest(state)}
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(saved))
+        with self._told(int(state.step)):
+            self._manager.save(int(state.step), args=ocp.args.StandardSave(saved))
 
     def wait(self) -> None:
-        """Block until what was saved is on disk; raises what went wrong there."""
-        self._manager.wait_until_finished()
+        """Block until what was saved is on disk.  Raises CheckpointError where that fails."""
+        with self._told():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _told(self, step: int | None = None) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many types, also of a full disk
+            whole = [each for each in saved_steps(self.folder.parent) if each != step]
+            kept = f"; the run goes on from checkpoint {whole[-1]}" if whole else ""
+            raise CheckpointError(
+                f"a checkpoint in {self.folder} cannot be written{kept} ({_reason(error)})"
+            ) from error
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """The state saved at `step` (default: the latest), laid out for the first local device.
@@ -82,10 +102,13 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many types for damaged files
             earlier = [other for other in steps if other < step]
             offer = f"; --checkpoint {earlier[-1]} goes back to the one before" if earlier else ""
-            reason = " ".join(str(error).split())[:160]
             raise CheckpointError(
-                f"checkpoint {self.folder / str(step)} cannot be read{offer} ({reason})"
+                f"checkpoint {self.folder / str(step)} cannot be read{offer} ({_reason(error)})"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 def _digest(state: TrainState) -> np.ndarray:

@@ -53,7 +53,6 @@ def fit(
     run = Run(config, Path(workdir), dataset_from(config, dataset), checkpoint)
     devices = usable_devices(config.batch_size, num_devices)
     keep_compiled_programs()
-    run.claim()
     step = checkpoint if checkpoint is not None else max(run.saved, default=0)
 
     def state() -> TrainState:
@@ -134,11 +133,14 @@ def lone_plan(run: Run) -> Plan:
 def train(plan: Plan, step: int, devices: Sequence[Device], quiet: bool) -> TrainState:
     """Steps from `step` on, until all are done or a signal comes.  -> the state then.
 
-    Raises KeyboardInterrupt with the step after a SIGINT, and NonFiniteError.
+    Raises ValueError where the folder of a run cannot be had, KeyboardInterrupt with the step after
+    a SIGINT, and NonFiniteError.
     """
     config = plan.runs[0].config
     with Signals() as signals:
         try:
+            for run in plan.runs:
+                run.claim()
             if step >= config.num_steps:
                 return plan.state()
             loop = _Loop(plan, step, devices, quiet)

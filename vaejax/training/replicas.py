@@ -121,8 +121,6 @@ def fit_replicas(
     step = _common_step(going)
     plan = make_plan(list(going.values()), sweep, vectorized, step)
     keep_compiled_programs()
-    for run in going.values():
-        run.claim()
     state = train(plan, step, devices, quiet)
     done = dict(zip(going, np.asarray(state.step).tolist(), strict=True))
     return {run.workdir: done.get(name, config.num_steps) for name, run in runs.items()}

@@ -16,6 +16,7 @@ from vaejax.config import validate
 from vaejax.data.arrays import Dataset
 from vaejax.data.batches import batch_indices
 from vaejax.data.sources import dataset_from, make_transform
+from vaejax.locks import held
 from vaejax.models.vae import VAE
 from vaejax.objectives.regularizers import make_method
 from vaejax.training import workdir as files
@@ -50,7 +51,15 @@ class Run:
         self._open = contextlib.ExitStack()
 
     def claim(self) -> None:
-        """Make the folder that of this run."""
+        """Make the folder that of this run, and keep other processes out until `close`.
+
+        Raises ValueError where one trains there, or has made it the folder of another run.
+        """
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self._open.enter_context(held(self.workdir / ".lock", str(self.workdir)))
+        files.check_same_run(self.workdir, self.config, self.card)
+        if saved_steps(self.workdir) != self.saved:
+            raise ValueError(f"another process has just trained in {self.workdir}; start again")
         files.claim(self.workdir, self.config, self.card)
         checkpoints = Checkpoints(self.workdir, self.config.keep_checkpoints)
         self.checkpoints = self._open.enter_context(checkpoints)
