@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vaejax.training.state import TrainState
+
+_LARGER, _RECORDS = 1.1, 2**18  # what a checkpoint takes on disk: by its values, and in any case
 
 
 class CheckpointError(ValueError):
@@ -25,7 +28,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int | None = None):
         # Orbax logs a paragraph per checkpoint through absl; what matters is raised anyway.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = (workdir / "checkpoints").absolute()
         if keep is None and not self.folder.is_dir():
             raise CheckpointError(f"no checkpoints in {workdir}")
@@ -42,7 +45,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with contextlib.nullcontext() if exception[0] is None else contextlib.suppress(Exception):
+        with self._told():
             self._manager.close()
 
     def steps(self) -> list[int]:
@@ -60,6 +63,7 @@ class Checkpoints:
         """
         saved = {"state": state, "sha256": _digest(state)}
         with self._told(int(state.step)):
+            _check_space(self.folder, state)
             self._manager.save(int(state.step), args=ocp.args.StandardSave(saved))
 
     def wait(self) -> None:
@@ -105,6 +109,13 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {self.folder / str(step)} cannot be read{offer} ({_reason(error)})"
             ) from error
+
+
+def _check_space(folder: Path, state: TrainState) -> None:
+    """Refuse in time: of a disk that is full, Orbax's threads tell in a hundred lines."""
+    needed = _LARGER * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _RECORDS
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OSError(f"it needs {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free")
 
 
 def _reason(error: Exception) -> str:

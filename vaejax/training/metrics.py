@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -114,8 +115,13 @@ def _plain(values: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _append(file: Any, row: Mapping[str, Any]) -> None:
-    file.write(json.dumps(row) + "\n")
-    file.flush()
+    try:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+    except OSError as error:  # which does not say of which file
+        with contextlib.suppress(OSError):  # what was not written is not tried again
+            file.close()
+        raise OSError(error.errno, error.strerror, file.name) from error
 
 
 def _resumed(path: Path, step: int) -> Any:

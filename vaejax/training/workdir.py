@@ -16,11 +16,15 @@ from vaejax.data.arrays import Dataset
 def write_text(path: Path, text: str) -> None:
     """Write `path` in one piece: after a crash it holds the old text or the new one."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def dataset_card(dataset: Dataset) -> dict[str, Any]:
