@@ -19,6 +19,7 @@ from vaejax.cli_data import data_commands
 from vaejax.cli_density import fit_density_command
 from vaejax.cli_evaluate import evaluation_flags, evaluation_options
 from vaejax.cli_figures import figure_flags, figure_options
+from vaejax.cli_replay import replay_command
 from vaejax.cli_report import report_command
 from vaejax.cli_sample import sample_flags, written_samples
 from vaejax.cli_table import table_command
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
             help="what codes are drawn from: prior (default), or a density of fit-density",
         )
     fit_density_command(commands)
+    replay_command(commands)
     report_command(commands)
     table_command(commands)
     bench_command(commands)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vaejax.training.workdir import write_text
+from vaejax.training.workdir import write_bytes, write_text
 
 
 def names(workdir: Path) -> list[str]:
@@ -35,12 +34,7 @@ def write(workdir: Path, name: str, params: Mapping[str, Any], card: dict[str, A
     buffer = BytesIO()
     flat: Any = flatten_dict(dict(params), sep=".")
     np.savez(buffer, allow_pickle=False, **flat)
-    partial = arrays.with_name(f".{arrays.name}.partial")
-    with partial.open("wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(arrays)
+    write_bytes(arrays, buffer.getvalue())
     card = {**card, "npz_sha256": hashlib.sha256(buffer.getbuffer()).hexdigest()}
     text = json.dumps(card, indent=2) + "\n"
     write_text(description, text)

@@ -23,6 +23,7 @@ from vaejax.progress import ProgressReport
 from vaejax.training import feed as feeding
 from vaejax.training import workdir as files
 from vaejax.training.checkpoint import Checkpoints, saved_steps, set_aside
+from vaejax.training.forensics import origin
 from vaejax.training.metrics import NonFiniteError
 from vaejax.training.run import Run, model_of
 from vaejax.training.signals import Signals
@@ -148,14 +149,22 @@ def train(plan: Plan, step: int, devices: Sequence[Device], quiet: bool) -> Trai
         finally:
             for run in plan.runs:
                 run.close()
-    errors = {run.workdir.name: run.error for run in plan.runs if run.error}
-    if errors:
-        alone = len(plan.runs) == 1
-        said = [str(error) if alone else f"{name}: {error}" for name, error in errors.items()]
-        raise NonFiniteError("; ".join(said))
+    _raise_errors(plan.runs, quiet)
     if signals.received == signal.SIGINT:
         raise KeyboardInterrupt(int(np.ravel(state.step)[0]))
     return state
+
+
+def _raise_errors(runs: Sequence[Run], quiet: bool) -> None:
+    """Raise one NonFiniteError for the runs that ended in one, with where each began."""
+    said, steps = [], []
+    for run in runs:
+        if run.error:
+            name = "" if len(runs) == 1 else f"{run.workdir.name}: "
+            said.append(f"{name}{run.error}; {origin(run, run.error.step, quiet)}")
+            steps.append(run.error.step)
+    if said:
+        raise NonFiniteError("; ".join(said), min(steps))
 
 
 class _Loop:
@@ -220,9 +229,12 @@ class _Loop:
         steps, metrics = pending
         fetched = {name: np.asarray(values) for name, values in metrics.items()}
         rows = [self.plan.each({n: v[k] for n, v in fetched.items()}) for k in range(len(steps))]
-        for step, row in zip(steps, rows, strict=True):
-            for run, values in zip(self.plan.runs, row, strict=True):
-                if run.error is None and run.is_due(step + 1, run.config.log_every):
+        # (most, [replicas]): what is not finite is logged whenever it comes.
+        finite = np.logical_and.reduce([np.isfinite(values) for values in fetched.values()])
+        for step, row, whole in zip(steps, rows, finite, strict=False):
+            for run, values, is_finite in zip(self.plan.runs, row, np.ravel(whole), strict=True):
+                is_due = run.is_due(step + 1, run.config.log_every) or not is_finite
+                if run.error is None and is_due:
                     self._guarded(run, self._note, run, step + 1, values)
         return rows[-1]
 
@@ -251,6 +263,7 @@ class _Loop:
         try:
             action(*arguments)
         except NonFiniteError as error:
+            run.checkpoints.wait()
             saved = saved_steps(run.workdir)
             good = f"checkpoint {saved[-1]} is the last good one" if saved else "nothing was saved"
-            run.error = NonFiniteError(f"{error}; {good}")
+            run.error = NonFiniteError(f"{error}; {good}", error.step)

@@ -17,7 +17,11 @@ from vaejax.training.workdir import write_text
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient that is not finite."""
+    """A loss, a gradient or a parameter that is not finite; `step` is where that was seen."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class MetricsLog:
@@ -83,7 +87,8 @@ def check_finite(step: int, values: Mapping[str, Any]) -> None:
     """Raise NonFiniteError, naming step and values (numbers or arrays), unless all are finite."""
     bad = [name for name, value in values.items() if not np.isfinite(value).all()]
     if bad:
-        raise NonFiniteError(f"at step {step} these are not finite: {', '.join(sorted(bad))}")
+        names = ", ".join(sorted(bad))
+        raise NonFiniteError(f"at step {step} these are not finite: {names}", step)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
