@@ -12,6 +12,7 @@ from vaejax.evaluation.samples import (
     frechet_distance,
     kernel_distances,
     moments,
+    moments_without_blocks,
     precision_and_recall,
 )
 
@@ -72,6 +73,16 @@ def test_covariances_without_full_rank_have_a_distance():
     one, other = draws(0, count=4, dim=9), draws(1, count=5, dim=9)
     assert np.isfinite(distance(one, other))
     assert distance(one, one) == pytest.approx(0, abs=1e-6 * np.trace(np.cov(one.T)))
+
+
+def test_moments_without_a_block_are_those_of_the_rest():
+    features = np.random.default_rng(0).normal(1e3, 1.0, (103, 4))
+    blocks = np.array_split(np.arange(103), 7)
+    for block, found in zip(blocks, moments_without_blocks(features, 7), strict=True):
+        rest = moments(np.delete(features, block, axis=0))
+        assert found.count == rest.count
+        np.testing.assert_allclose(found.mean, rest.mean, rtol=1e-12)
+        np.testing.assert_allclose(found.covariance, rest.covariance, rtol=1e-9, atol=1e-9)
 
 
 def test_a_frechet_distance_is_blind_to_what_moments_do_not_show_and_a_kernel_is_not():

@@ -42,7 +42,11 @@ def frechet_distance(one: Moments, other: Moments, fewest: int = FEWEST) -> floa
     if (count := min(one.count, other.count)) < fewest:
         asked = f"at least {fewest}, unless asked for fewer (--samples)"
         raise ValueError(f"a Frechet distance of {count} samples; {asked}")
-    root = _square_root(one.covariance)
+    return _distance(one, _square_root(one.covariance), other)
+
+
+def _distance(one: Moments, root: np.ndarray, other: Moments) -> float:
+    """root: of the covariance of `one`."""
     # S^1/2 S' S^1/2 has the eigenvalues of S S', and is symmetric.
     product = np.linalg.eigvalsh(root @ other.covariance @ root)
     cross = np.sqrt(np.maximum(product, 0)).sum()
@@ -56,10 +60,25 @@ def frechet_error(real: Moments, features: np.ndarray, groups: int = 10) -> floa
     features: (N, F), in random order, of which a block after the other is left out, since
     neighbors may have an example in common; those of the data stay.
     """
-    blocks = np.array_split(np.arange(len(features)), min(groups, len(features)))
-    rests = [np.delete(features, block, axis=0) for block in blocks]
-    distances = [frechet_distance(real, moments(rest), fewest=0) for rest in rests]
-    return float(np.sqrt(len(blocks) - 1) * np.std(distances))
+    root, rests = _square_root(real.covariance), moments_without_blocks(features, groups)
+    distances = [_distance(real, root, rest) for rest in rests]
+    return float(np.sqrt(len(rests) - 1) * np.std(distances))
+
+
+def moments_without_blocks(features: np.ndarray, groups: int) -> list[Moments]:
+    """Moments of all features (N, F) but a block of neighbors, for every one of `groups` blocks."""
+    features = _checked(features, 2)
+    center = features.mean(axis=0)
+    blocks = np.array_split(features - center, min(groups, len(features)))
+    sums = np.stack([block.sum(axis=0) for block in blocks])
+    squares = np.stack([block.T @ block for block in blocks])
+    found = []
+    for block, own_sum, own_squares in zip(blocks, sums, squares, strict=True):
+        count = len(features) - len(block)
+        mean = (sums.sum(axis=0) - own_sum) / count
+        spread = squares.sum(axis=0) - own_squares - count * np.outer(mean, mean)
+        found.append(Moments(count, center + mean, spread / (count - 1)))
+    return found
 
 
 def _square_root(matrix: np.ndarray) -> np.ndarray:
