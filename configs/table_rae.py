@@ -76,6 +76,7 @@ def get_config() -> ConfigDict:
     )
     config.metrics = ("frechet",)
     config.importance_samples = 0
+    config.sets = ("random", "reconstructions", "interpolations", "pixel_midpoints", "floor")
     config.samples = 10_000  # as many as the held-out split has
     config.columns = (
         ("FD", "frechet[*, random]"),

@@ -37,6 +37,14 @@ def evaluation_flags(command: argparse.ArgumentParser) -> None:
         help=f"also {', '.join(METRIC_NAMES)}, or all of these",
     )
     command.add_argument(
+        "--sets",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="what these metrics compare with data: random, low_posterior, reconstructions, "
+        "interpolations, pixel_midpoints, low_posterior_data, floor (default: all)",
+    )
+    command.add_argument(
         "--samples",
         type=int,
         metavar="N",
@@ -68,5 +76,6 @@ def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "thresholds": arguments.thresholds,
         "inception": arguments.inception,
         "metrics": arguments.metrics,
+        "sets": arguments.sets,
         "counts": Counts() if arguments.samples is None else Counts(images=arguments.samples),
     }

@@ -25,7 +25,7 @@ class Control:
 
     @functools.cached_property
     def samples(self) -> dict[str, np.ndarray]:
-        """Features of "random", "reconstructions" and "floor".  -> (N, F) each."""
+        """Features of "random", "reconstructions" and "floor", if wanted.  -> (N, F) each."""
         from sklearn.decomposition import PCA
         from sklearn.mixture import GaussianMixture
 
@@ -47,8 +47,9 @@ class Control:
                 components.inverse_transform(code).reshape(-1, *shape).astype(np.float32)
             )
             for name, code in codes.items()
+            if compared.protocol.wants(name)
         }
-        return {**found, "floor": compared.floor}
+        return {**found, **({"floor": compared.floor} if compared.protocol.wants("floor") else {})}
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ import vaejax
 from vaejax.config import CHOICES, config_sha256, unknown
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import make_transform
-from vaejax.evaluation.comparison import some
+from vaejax.evaluation.comparison import Comparison, some
 from vaejax.evaluation.costs import split_costs
 from vaejax.evaluation.likelihood import importance_weighted_bound
 from vaejax.evaluation.metrics import Row, mean_row, metrics_of, timed
@@ -41,6 +41,7 @@ def evaluate(
     other_data: bool = False,
     quiet: bool = True,
     seconds: dict[str, float] | None = None,
+    comparison: Comparison | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Evaluate the run in `workdir` and write `evaluation.json` there.  -> what it holds.
@@ -49,17 +50,24 @@ def evaluate(
     its place, by name.  For a split other than "test" the file is `evaluation_<split>.json`, for
     another source it goes on with that, and for data other than those of the run, which
     `other_data` must allow, it ends in their hash.  `seconds` is filled with the time of each
-    metric.  Raises ValueError for an unknown split, metric or source, one that the model or the
-    data do not allow, wrong weights, and data other than the run's.
+    metric.  comparison: that of another evaluation of the same data and protocol saves time.
+
+    Raises ValueError for an unknown split, metric or source, one that the model or the data do not
+    allow, wrong weights, data other than the run's, and a comparison of others.
     """
     workdir, protocol = Path(workdir), Protocol(**options)
     model, state, config = load(workdir, checkpoint)
     model, state = sourced(workdir, model, state, source)
     dataset = run_dataset(workdir, config, dataset, other_data)
+    if comparison and (comparison.protocol, comparison.dataset.sha256) != (
+        protocol,
+        dataset.sha256,
+    ):
+        raise ValueError("this comparison is of another protocol or of other data")
     if protocol.split not in dataset.splits:
         raise unknown("split", protocol.split, dataset.splits)
     transform = make_transform(config, dataset, model.likelihood.unit_interval)
-    given = model, state.variables(), dataset, transform, config.seed, protocol, quiet
+    given = model, state.variables(), dataset, transform, config.seed, protocol, quiet, comparison
     subject = Subject(*given)
     rows = _rows(subject, config, state, {} if seconds is None else seconds)
     sha256 = subject.comparison.features.sha256 if protocol.inception else ""

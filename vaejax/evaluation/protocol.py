@@ -7,6 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vaejax.config import unknown
+
+SETS = ("random", "low_posterior", "reconstructions", "interpolations")
+SETS += ("pixel_midpoints", "low_posterior_data", "floor")
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -33,12 +38,16 @@ class Protocol:
     importance_samples: int = 1_000  # of the importance-weighted bound; 0 leaves it out
     importance_examples: int = 500  # that it is taken of, at most; the same ones always
     counts: Counts = field(default_factory=Counts)
+    sets: tuple[str, ...] = ()  # of SETS, that are compared with training data; none: all that fit
     thresholds: tuple[float, ...] = ()  # of leakage, in nats of log p0; none: its quantiles
     inception: str | Path | None = None  # weights of `inception_features`, not the classifier
 
     def __post_init__(self) -> None:
-        for name in ("metrics", "thresholds"):
+        for name in ("metrics", "thresholds", "sets"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in self.sets:
+            if name not in SETS:
+                raise unknown("set of samples", name, SETS)
         if not all(math.isfinite(threshold) for threshold in self.thresholds):
             raise ValueError(f"thresholds are {self.thresholds}; they must be finite")
         if self.importance_samples < 0:
@@ -47,8 +56,12 @@ class Protocol:
             count = self.importance_examples
             raise ValueError(f"examples of importance sampling are {count}; at least 1")
 
+    def wants(self, name: str) -> bool:
+        """Whether a set is compared."""
+        return not self.sets or name in self.sets
+
     def to_json(self, sha256: str = "") -> dict[str, Any]:
         """JSON-able, with the hash of the weights of `inception` in place of where they are."""
         tree = asdict(self)
-        tree |= {"metrics": list(self.metrics), "thresholds": list(self.thresholds)}
+        tree |= {name: list(tree[name]) for name in ("metrics", "thresholds", "sets")}
         return {**tree, "inception": None if self.inception is None else sha256}

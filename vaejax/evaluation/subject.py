@@ -43,6 +43,7 @@ class Subject:
     seed: int
     protocol: Protocol = field(default_factory=Protocol)
     quiet: bool = True
+    shared: Comparison | None = None  # that of another subject of the same data and protocol
 
     def __post_init__(self) -> None:
         if self.protocol.inception is not None:
@@ -91,7 +92,7 @@ class Subject:
     @functools.cached_property
     def comparison(self) -> Comparison:
         """With training data."""
-        return Comparison(self.dataset, self.transform, self.protocol, self.quiet)
+        return self.shared or Comparison(self.dataset, self.transform, self.protocol, self.quiet)
 
     def quantiles(self, levels: Sequence[float]) -> np.ndarray:
         """log p0 below which the prior has `levels` of its mass: (T,) -> (T,) nats."""
@@ -120,20 +121,24 @@ class Subject:
         "pixel_midpoints" is for interpolations, between the same examples in data space: decoded
         ones must be nearer to data than these.  Low-posterior
         samples are of few kinds even where all are good; "low_posterior_data" is for them: training
-        data that are chosen as they are, by the lowest log q(z) of as many candidates.
+        data that are chosen as they are, by the lowest log q(z) of as many candidates.  Only what
+        the protocol wants is computed.
         """
-        found = {name: self._decoded_features(z) for name, z in self.latents.items()}
-        found["pixel_midpoints"] = self.comparison.midpoints
-        enough = min(FEWEST, self.comparison.num_images)
-        if self.model.posterior.has_density and len(low := self._low_posterior_data()) >= enough:
-            found["low_posterior_data"] = low
-        return {**found, "floor": self.comparison.floor}
+        wants, compared = self.protocol.wants, self.comparison
+        found = {name: self._decoded_features(z) for name, z in self.latents.items() if wants(name)}
+        if wants("pixel_midpoints"):
+            found["pixel_midpoints"] = compared.midpoints
+        if wants("low_posterior_data") and self.model.posterior.has_density:
+            low = self._low_posterior_data()
+            if len(low) >= min(FEWEST, compared.num_images):
+                found["low_posterior_data"] = low
+        return {**found, **({"floor": compared.floor} if wants("floor") else {})}
 
     @functools.cached_property
     def latents(self) -> dict[str, np.ndarray]:
         """Codes of those sets that the model decodes, by name.  -> (N, D) each."""
         found = {"random": self._prior(self.comparison.num_images, 1)}
-        if self.model.posterior.has_density:
+        if self.model.posterior.has_density and self.protocol.wants("low_posterior"):
             found["low_posterior"] = self._low_posterior()
         codes = [self.held_out.mean[index] for index in self.comparison.pairs]
         return {**found, "reconstructions": codes[0], "interpolations": self._midpoints(*codes)}

@@ -201,7 +201,7 @@ def _asked(evaluation: Mapping[str, Any]) -> str:
     """The flags of `vaejax evaluate`, of those that differ from one number to another."""
     protocol = evaluation.get("protocol", {})
     flags = ""
-    for name in ("importance_samples", "importance_examples", "metrics", "thresholds"):
+    for name in ("importance_samples", "importance_examples", "metrics", "thresholds", "sets"):
         value = protocol.get(name, [])
         texts = map(str, value) if isinstance(value, list) else [str(value)]
         if value != []:

@@ -62,6 +62,8 @@ def default_table() -> ConfigDict:
             "split": "test",
             "metrics": _METRICS,
             "samples": 20_000,
+            # Of samples, that metrics compare with data; none: all.
+            "sets": (),
             "importance_samples": 1_000,
             "importance_examples": 500,
             "control": True,

@@ -56,7 +56,13 @@ def train_cell(cell: Cell, seeds: Sequence[int], dataset: Dataset, quiet: bool) 
 
 
 def evaluated(
-    table: ConfigDict, cell: Cell, folder: Path, source: str, dataset: Dataset, quiet: bool
+    table: ConfigDict,
+    cell: Cell,
+    folder: Path,
+    source: str,
+    dataset: Dataset,
+    comparison: Comparison,
+    quiet: bool,
 ) -> dict[str, Any]:
     """`evaluation.json` of a complete run, made anew unless it has the table's protocol.
 
@@ -76,13 +82,13 @@ def evaluated(
         is_current &= _covers(found["protocol"], wanted.to_json())
     except (OSError, ValueError, KeyError, TypeError):
         is_current = False
-    given = {"source": source, "quiet": quiet}
+    given = {"source": source, "comparison": comparison, "quiet": quiet}
     return found if is_current else evaluate(folder, dataset, **vars(wanted), **given)
 
 
 def protocol_of(table: ConfigDict) -> Protocol:
     """What every evaluation of the table is told."""
-    keys = ("split", "metrics", "importance_samples", "importance_examples")
+    keys = ("split", "metrics", "sets", "importance_samples", "importance_examples")
     return Protocol(**{key: table[key] for key in keys}, counts=Counts(images=table.samples))
 
 
@@ -92,11 +98,8 @@ def _covers(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return set(wanted["metrics"]) <= set(found["metrics"]) and found == others
 
 
-def control_rows(table: ConfigDict, cell: Cell, dataset: Dataset, quiet: bool) -> dict[str, Any]:
+def control_rows(table: ConfigDict, cell: Cell, comparison: Comparison) -> dict[str, Any]:
     """The control's name and metrics for every seed, on the data of a cell."""
-    model = make_model(cell.config, dataset.x_shape)
-    transform = make_transform(cell.config, dataset, model.likelihood.unit_interval)
-    comparison = Comparison(dataset, transform, protocol_of(table), quiet)
     metrics = [OF_SAMPLES[name] for name in table.metrics if name in OF_SAMPLES]
     controls = {seed: Control(comparison, seed) for seed in table.seeds}
     x = observation_of(cell.config)
@@ -107,6 +110,23 @@ def control_rows(table: ConfigDict, cell: Cell, dataset: Dataset, quiet: bool) -
             for seed, control in controls.items()
         },
     }
+
+
+class Comparisons:
+    """Features of data, computed once for all cells that see them alike."""
+
+    def __init__(self, protocol: Protocol, quiet: bool) -> None:
+        self._given = protocol, quiet
+        self._made: dict[tuple[str, str], Comparison] = {}
+
+    def of(self, cell: Cell, dataset: Dataset) -> Comparison:
+        """What the runs of a cell are compared with."""
+        key = dataset.sha256, observation_of(cell.config)  # evaluation draws x from no more
+        if key not in self._made:
+            model = make_model(cell.config, dataset.x_shape)
+            transform = make_transform(cell.config, dataset, model.likelihood.unit_interval)
+            self._made[key] = Comparison(dataset, transform, *self._given)
+        return self._made[key]
 
 
 class Datasets:

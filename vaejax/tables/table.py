@@ -9,10 +9,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vaejax.config import unknown
+from vaejax.evaluation.comparison import Comparison
 from vaejax.reporting.summary import is_collapsed
 from vaejax.tables.plan import Cell, cells_of
 from vaejax.tables.results import cell_values, check_protocols, claims
 from vaejax.tables.runs import (
+    Comparisons,
     Datasets,
     control_rows,
     evaluated,
@@ -68,19 +70,19 @@ def filled_table(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """All numbers of trained cells with where they come from; JSON-able."""
-    parts = {}
+    parts, comparisons = {}, Comparisons(protocol_of(table), quiet)
     for name, *_ in table.datasets:
         own = [cell for cell in cells if cell.dataset == name]
-        data = datasets.of(own[0])
-        rows = []
+        data, rows = datasets.of(own[0]), []
         for cell, source in _sourced(own):
             say(f"evaluating {cell.name}, {source}")
             failure = failures.get(cell.folder, "")
-            row = _failed(failure) if failure else _row(table, cell, source, data, quiet)
+            compared = comparisons.of(cell, data)
+            row = _failed(failure) if failure else _row(table, cell, source, compared, quiet)
             rows.append({"method": cell.method, "prior": cell.prior, "source": source, **row})
         if table.control:
             say(f"fitting the control of {name}")
-            rows.append(_control(table, own[0], data, quiet))
+            rows.append(_control(table, own[0], comparisons.of(own[0], data)))
         names = [", ".join(row[key] for key in _NAMES) for row in rows]
         check_protocols({name: row["columns"] for name, row in zip(names, rows, strict=True)})
         parts[name] = {"data_sha256": data.sha256, "rows": rows, "claims": _claims(table, rows)}
@@ -97,11 +99,13 @@ def _sourced(cells: list[Cell]) -> list[tuple[Cell, str]]:
     return [(cell, source) for cell in cells for source in cell.sources]
 
 
-def _row(table: ConfigDict, cell: Cell, source: str, data: Any, quiet: bool) -> dict[str, Any]:
+def _row(
+    table: ConfigDict, cell: Cell, source: str, compared: Comparison, quiet: bool
+) -> dict[str, Any]:
     folders = run_folders(cell, table.seeds)
+    given = compared.dataset, compared, quiet
     found = {
-        seed: evaluated(table, cell, folder, source, data, quiet)
-        for seed, folder in folders.items()
+        seed: evaluated(table, cell, folder, source, *given) for seed, folder in folders.items()
     }
     metrics = {seed: each["metrics"] for seed, each in found.items()}
     runs = [
@@ -117,8 +121,8 @@ def _failed(failure: str) -> dict[str, Any]:
     return {"failure": failure, "collapsed": False, "columns": {}, "runs": []}
 
 
-def _control(table: ConfigDict, cell: Cell, data: Any, quiet: bool) -> dict[str, Any]:
-    control = control_rows(table, cell, data, quiet)
+def _control(table: ConfigDict, cell: Cell, compared: Comparison) -> dict[str, Any]:
+    control = control_rows(table, cell, compared)
     columns = cell_values(table, control["runs"], control["name"], lenient=True)
     named = {"method": control["name"], "prior": "control", "source": "", "failure": ""}
     return {**named, "collapsed": False, "columns": columns, "runs": []}
