@@ -4,10 +4,8 @@
     vaejax train --config configs/rae_celeba.py --workdir runs/rae_celeba
     vaejax train --config configs/rae_celeba.py:vae --workdir runs/rae_celeba_vae
 
-RAE-L2, or the model that a preset names: vae, cv_vae, wae, rae_gp, rae_l2, rae_sn, rae, ae.  The
-rows of all regularizers hold the published weights, so that --config.regularizer=rae_sn alone is
-RAE-SN; VAEs have another posterior and learning rate, so take the preset.  The weights are put
-beside a squared error that is summed over the image: `vaejax/config/published_rae.py`.
+RAE-L2, or what a preset names: vae, cv_vae, wae, rae_gp, rae_l2, rae_sn, rae or ae; weights and
+deviations of all three data sets are explained in `vaejax/config/published_rae.py`.
 
 Not as in the authors' code: the learning rate falls along a cosine, where they halve it when
 validation stalls; the weights of the last step count, where they keep the best on validation;

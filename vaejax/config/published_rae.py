@@ -3,6 +3,9 @@
 Our costs stand beside a squared error that is summed over the image.  That code averages the error
 and the squared code over their dimensions where it trains regularized autoencoders, averages the
 error over channels alone for VAEs, and for WAEs averages it or takes 0.05 times the sum.
+
+The rows of all regularizers hold the published weights, so that `--config.regularizer=rae_sn` alone
+makes a RAE-SN of a RAE; VAEs have another posterior and learning rate, so take the preset.
 """
 
 from __future__ import annotations
