@@ -91,8 +91,13 @@ def squared_error(run: OpenedRun) -> float:
 
 def distance(run: OpenedRun, z: np.ndarray) -> float:
     """FD of decoded codes to training data, in the features of the table."""
+    return distance_of(run, decoded(run, z))
+
+
+def distance_of(run: OpenedRun, x: np.ndarray) -> float:
+    """FD of images (N, *X) to training data, in the features of the table."""
     compared = run.subject(Protocol(counts=Counts(images=10_000))).comparison
-    features = over_split(lambda x, _: compared.features_of(x), decoded(run, z), 500)
+    features = over_split(lambda x, _: compared.features_of(x), x, 500)
     return frechet_distance(moments(compared.real), moments(features))
 
 
