@@ -77,9 +77,11 @@ def scale_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
         config.encoders.mlp.widths = config.decoders.mlp.widths = (128, 128)
         run = trained(config, folder / f"{likelihood}_{seed}", dataset)
         hashes.append(config_sha256(run.config))
+        units.setdefault(likelihood, []).append(_units(run))
         return _noise(run)
 
     hashes: list[str] = []
+    units: dict[str, list[dict[str, list[float]]]] = {}
     each = {
         name: [measured(name, seed) for seed in seeds] for name in ("learned_gaussian", "gaussian")
     }
@@ -100,6 +102,7 @@ def scale_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
         "control": {
             "scale fixed at 1": {key: over_seeds(one[key] for one in fixed) for key in fixed[0]}
         },
+        "also": {"units, by the variance of their mean, per seed": units},
         "verdict": verdict(all(map(passes, learned)), not any(map(passes, fixed))),
         "protocol": f"points tanh(U A) B in {DIM} dimensions, U three normal ones, each coordinate "
         f"of sd 1, noise {NOISE}, another surface for each seed; MLP 128-128, {num_steps} steps of "
@@ -121,6 +124,17 @@ def _noise(run: OpenedRun) -> dict[str, float]:
         "scale / noise": float(scale / NOISE),
         "error / noise": float(np.sqrt((error.astype(np.float64) ** 2).mean()) / NOISE),
     }
+
+
+def _units(run: OpenedRun) -> dict[str, list[float]]:
+    """Variance of its mean, and KL in nats, of every unit on test points."""
+    found = codes(run.model, run.variables, run.dataset.splits["test"],
+                  transform=run.transform, seed=run.seed)  # fmt: skip
+    mean, scale = (np.asarray(each, np.float64) for each in (found.mean, found.scale))
+    variances = mean.var(axis=0)
+    kl = ((mean**2 + scale**2 - 1) / 2 - np.log(scale)).mean(axis=0)
+    order = np.argsort(-variances)
+    return {"variance": variances[order].round(4).tolist(), "kl": kl[order].round(4).tolist()}
 
 
 def bound_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
