@@ -198,6 +198,10 @@ def contractive_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, A
         "control": "the plain autoencoder is that of both",
         "also": {
             "weights": weights,
+            "ratios of norms of codes as they are": {
+                f"{one} / {other}": over_seeds(np.divide(found[RAW][one], found[RAW][other]))
+                for one, other in (("contractive", "denoising"), ("denoising", "plain"))
+            },
             **{key: {n: over_seeds(v) for n, v in each.items()} for key, each in found.items()},
         },
         "verdict": verdict(
@@ -216,7 +220,8 @@ def contractive_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, A
     }
 
 
-NORM, RANK, ERROR = "mean |J|^2 / total variance of codes", "participation ratio", "squared error"
+NORM, RAW = "mean |J|^2 / total variance of codes", "mean |J|^2 of codes as they are"
+RANK, ERROR = "participation ratio", "squared error"
 
 
 def _mnist(name: str, weight: float, seed: int, num_steps: int) -> ConfigDict:
@@ -253,7 +258,7 @@ def _jacobians(run: OpenedRun) -> dict[str, float]:
         NORM: float(norms.mean() / variance),
         RANK: float((norms**2 / (values**2).sum(axis=1)).mean()),
         ERROR: squared_error(run),
-        "mean |J|^2 of codes as they are": float(norms.mean()),
+        RAW: float(norms.mean()),
         "total variance of codes": float(variance),
     }
 
