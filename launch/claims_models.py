@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 import vaejax
 from vaejax.data.arrays import Dataset
+from vaejax.evaluation.comparison import Comparison
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.samples import frechet_distance, moments
 from vaejax.expost.families import default_density_config, fit_codes
@@ -96,9 +97,15 @@ def distance(run: OpenedRun, z: np.ndarray) -> float:
 
 def distance_of(run: OpenedRun, x: np.ndarray) -> float:
     """FD of images (N, *X) to training data, in the features of the table."""
-    compared = run.subject(Protocol(counts=Counts(images=10_000))).comparison
+    data = run.dataset.sha256, run.config.observation
+    if data not in _COMPARED:
+        _COMPARED[data] = run.subject(Protocol(counts=Counts(images=10_000))).comparison
+    compared = _COMPARED[data]
     features = over_split(lambda x, _: compared.features_of(x), x, 500)
     return frechet_distance(moments(compared.real), moments(features))
+
+
+_COMPARED: dict[tuple[str, str], Comparison] = {}  # features of training data, computed once
 
 
 def mixture(codes: np.ndarray, components: int, seed: int) -> Any:
