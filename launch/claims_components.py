@@ -25,6 +25,7 @@ from vaejax.reporting.opened import OpenedRun, opened
 SIZES = (1, 10, 50, 200)  # components
 FLAT = 0.2  # at most: the fall of FD from 50 to 200, in that from 1 to 50
 NEAR = 0.9  # at least: distance of samples to training images, in that of decoded held-out codes
+HELD_OUT, DECODED = "held-out images", "held-out codes"
 SAMPLES = 1_000  # of a set whose nearest training images are found
 
 
@@ -63,10 +64,10 @@ def _measured(run: OpenedRun) -> dict[str, Any]:
     shuffled = random.permuted(codes, axis=0)  # every dimension by itself
     found["FD"]["10, of shuffled codes"] = distance(run, mixture(shuffled, 10, run.seed)[0])
     drawn["training codes"] = codes[random.permutation(len(codes))[: len(z)]]
-    drawn["held-out codes"] = codes_of(run, "test")
+    drawn[DECODED] = codes_of(run, "test")
     sets = {name: decoded(run, z[:SAMPLES]) for name, z in drawn.items()}
     test = images(run, "test")
-    sets["held-out images"] = test[some(len(test), SAMPLES)]
+    sets[HELD_OUT] = test[some(len(test), SAMPLES)]
     found["FD"]["training codes"] = distance(run, drawn["training codes"])
     found["nearest"] = {
         name: nearest_training(as_stored(x), run.dataset, run.transform).distance[:, 0]
@@ -122,14 +123,7 @@ def memory(measured: list[dict[str, Any]]) -> dict[str, Any]:
         name: [float(each["nearest"][name].mean()) for each in measured]
         for name in measured[0]["nearest"]
     }
-    near = {}
-    for name in means:
-        shares = []
-        for each in measured:
-            limit = np.quantile(each["nearest"]["held-out codes"], QUANTILE)
-            shares.append(float((each["nearest"][name] <= limit).mean()))
-        near[name] = over_seeds(shares)
-    ratios = {name: np.divide(each, means["held-out codes"]) for name, each in means.items()}
+    ratios = {name: np.divide(each, means[DECODED]) for name, each in means.items()}
     samples = {name: over_seeds(ratios[name]) for name in ratios if name.startswith("mixture")}
     copies = over_seeds(ratios["training codes"])
     return {
@@ -140,12 +134,23 @@ def memory(measured: list[dict[str, Any]]) -> dict[str, Any]:
         "control": {"training codes themselves; must be nearer": copies},
         "also": {
             "distances (RMSE)": {name: over_seeds(each) for name, each in means.items()},
-            f"share within the nearest {QUANTILE:g} of decoded held-out codes": near,
+            **{
+                f"share within the nearest {QUANTILE:g} of {what}": {
+                    name: over_seeds(_near(each["nearest"], name, of) for each in measured)
+                    for name in means
+                }
+                for what, of in ((HELD_OUT, HELD_OUT), (f"decoded {DECODED}", DECODED))
+            },
         },
         "verdict": verdict(
             all(each["mean"] >= NEAR for each in samples.values()), copies["mean"] < NEAR
         ),
     }
+
+
+def _near(nearest: dict[str, np.ndarray], name: str, of: str) -> float:
+    """The share of a set that is as near as the nearest of another."""
+    return float((nearest[name] <= np.quantile(nearest[of], QUANTILE)).mean())
 
 
 if __name__ == "__main__":
