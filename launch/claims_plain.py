@@ -63,8 +63,9 @@ def main() -> None:
         verdict="reported",
         seeds=arguments.seeds,
         protocol=f"MNIST, as configs/table_rae.py but for what the names say; wide: one hidden "
-        f"layer of {arguments.wide} on both sides, {arguments.wide_steps} steps; FD of 10,000 draws of a mixture of {COMPONENTS} "
-        "fitted to training codes, in features of a classifier; squared error on test images",
+        f"layer of {arguments.wide} on both sides, {arguments.wide_steps} steps; FD of 10,000 "
+        f"draws of a mixture of {COMPONENTS} fitted to training codes, in features of a "
+        "classifier; squared error on test images",
     )
 
 
