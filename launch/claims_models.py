@@ -2,26 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from ml_collections import ConfigDict
 
+import vaejax
+from vaejax.data.arrays import Dataset
+from vaejax.evaluation.comparison import Comparison
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.samples import frechet_distance, moments
 from vaejax.expost.families import default_density_config, fit_codes
 from vaejax.models.vae import VAE
 from vaejax.objectives.divergences import KERNELS
-from vaejax.reporting.opened import OpenedRun
+from vaejax.reporting.opened import OpenedRun, opened
+from vaejax.training.replicas import Sweep, fit_replicas
 from vaejax.training.validation import over_split
+
+
+def trained(config: ConfigDict, folder: Path, dataset: Dataset | None = None) -> OpenedRun:
+    """The run of `config` in `folder`, trained unless it is there."""
+    vaejax.fit(config, folder, dataset, quiet=True)
+    return opened(folder, dataset)
+
+
+def replicas(config: ConfigDict, sweep: Sweep, folder: Path) -> list[OpenedRun]:
+    """Runs of all values of `sweep`, the last key varying fastest; trained at once."""
+    return [opened(each) for each in fit_replicas(config, sweep, folder, quiet=True)]
+
+
+def matching(
+    error_of: Callable[[float], float], target: float, weights: Sequence[float], tolerance: float
+) -> float:
+    """The weight whose error, which grows with it, is `target` up to a fraction `tolerance`.
+
+    `weights` ascend; between the first two on both sides it is found by interpolation of logs.
+    Raises ValueError where none of them errs more than `target`, or the first already does.
+    """
+    low = high = (weights[0], error_of(weights[0]))
+    for weight in weights[1:]:
+        if high[1] >= target:
+            break
+        low, high = high, (weight, error_of(weight))
+    if high[1] < target or low[1] > target * (1 + tolerance):
+        raise ValueError(f"errors {low[1]:g} to {high[1]:g} of {weights} do not reach {target:g}")
+    nearest = min((low, high), key=lambda pair: abs(pair[1] / target - 1))
+    for _ in range(6):
+        if abs(nearest[1] / target - 1) <= tolerance:
+            break
+        share = np.log(target / low[1]) / np.log(high[1] / low[1])
+        weight = float(np.exp(np.interp(share, (0, 1), np.log((low[0], high[0])))))
+        nearest = (weight, error_of(weight))
+        low, high = (nearest, high) if nearest[1] < target else (low, nearest)
+    return nearest[0]
 
 
 def codes_of(run: OpenedRun, split: str = "train", count: int | None = None) -> np.ndarray:
     """The means of q(z|x).  -> (N, D)."""
+    return _on_all(run, VAE.embed, images(run, split, count))
+
+
+def images(run: OpenedRun, split: str, count: int | None = None) -> np.ndarray:
+    """x without augmentation or corruption.  -> (N, *X)."""
     rows: Any = run.dataset.splits[split][:count]
-    return _on_all(run, VAE.embed, np.asarray(rows, np.float32) / 255)
+    return np.asarray(rows, np.float32) / run.dataset.scale
 
 
 def decoded(run: OpenedRun, z: np.ndarray) -> np.ndarray:
@@ -36,16 +85,27 @@ def _on_all(run: OpenedRun, method: Any, values: np.ndarray) -> np.ndarray:
 
 def squared_error(run: OpenedRun) -> float:
     """Of reconstructions of the test split from the mean code, summed over pixels."""
-    x = np.asarray(run.dataset.splits["test"][:], np.float32) / 255
+    x = images(run, "test")
     error = decoded(run, codes_of(run, "test")) - x
     return float((error**2).reshape(len(x), -1).sum(axis=1).mean())
 
 
 def distance(run: OpenedRun, z: np.ndarray) -> float:
     """FD of decoded codes to training data, in the features of the table."""
-    compared = run.subject(Protocol(counts=Counts(images=10_000))).comparison
-    features = over_split(lambda x, _: compared.features_of(x), decoded(run, z), 500)
+    return distance_of(run, decoded(run, z))
+
+
+def distance_of(run: OpenedRun, x: np.ndarray) -> float:
+    """FD of images (N, *X) to training data, in the features of the table."""
+    data = run.dataset.sha256, run.config.observation
+    if data not in _COMPARED:
+        _COMPARED[data] = run.subject(Protocol(counts=Counts(images=10_000))).comparison
+    compared = _COMPARED[data]
+    features = over_split(lambda x, _: compared.features_of(x), x, 500)
     return frechet_distance(moments(compared.real), moments(features))
+
+
+_COMPARED: dict[tuple[str, str], Comparison] = {}  # features of training data, computed once
 
 
 def mixture(codes: np.ndarray, components: int, seed: int) -> Any:
