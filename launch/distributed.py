@@ -74,8 +74,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--patience", type=int, default=30, metavar="S", help=help_)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="train ...")
     options = parser.parse_args(argv)
-    given = [value is not None for value in (options.coordinator, options.processes)]
-    if any(given) != all([*given, options.process is not None]):
+    place = options.coordinator, options.processes, options.process
+    given = [value is not None for value in place]
+    if any(given) != all(given):
         _refuse("--coordinator, --processes and --process go together, or none of them is given")
     if all(given) and not 0 <= options.process < options.processes:
         _refuse(f"--process is {options.process}; it must be from 0 to {options.processes - 1}")

@@ -23,8 +23,7 @@ for ((i = 0; i < processes; i++)); do
   echo "local: process $i is $!" >&2
 done
 
-stop() { kill -TERM "${pids[@]}" 2>/dev/null || true; }
-trap stop INT TERM
+trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
 status=0
 for pid in "${pids[@]}"; do
   ended=0

@@ -14,4 +14,5 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 
 # JAX asks SLURM which process each is, where process 0 is, and which GPU is whose.
-exec srun --kill-on-bad-exit=1 .venv/bin/python launch/distributed.py "$@"
+exec srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+  .venv/bin/python launch/distributed.py "$@"
