@@ -127,8 +127,8 @@ def _pass_on(lines: TextIO, out: TextIO) -> None:
     text = "".join(last_words)
     if "distributed service detected fatal errors" in text:
         lost = re.search(r"stopped sending heartbeats\):\s+([\d,\s]+)\n", text)
-        which = f"process {' '.join(lost[1].split())}" if lost else "process 0"
-        _say(f"{which} was lost, so this one ends too; {_GOES_ON}", out)
+        which = f"process {' '.join(lost[1].split())}" if lost else "another process"
+        _say(f"{which} was lost or failed, so this one ends too; {_GOES_ON}", out)
     else:
         out.write(text)
     out.flush()

@@ -65,6 +65,35 @@ def log_aggregate_posterior(log_q: Array, log_weights: Array) -> tuple[Array, Ar
     return joint, marginals
 
 
+def log_aggregate_posterior_at(
+    z: Array,
+    rows: Array,
+    log_prob: Callable[[Array], Array],
+    log_weights: Callable[[Array], Array],
+    most: int = 2**24,
+) -> tuple[Array, Array]:
+    """`log_aggregate_posterior` at the codes z, with no more than `most` entries of log_q at once.
+
+    z: (b, D), rows: (b,) their positions in the batch; log_prob: (n, 1, D) -> (n, B, D), of all
+    x_j; log_weights: (n,) positions -> (n, B).  -> (b,), (b, D) nats.  What is beyond is computed
+    in turn, and again for the gradient, so that memory grows with B and not with its square.
+    """
+
+    def at(z: Array, rows: Array) -> tuple[Array, Array]:
+        return log_aggregate_posterior(log_prob(z[:, None]), log_weights(rows))
+
+    entries = jax.eval_shape(log_prob, z[:1, None]).size  # of a row
+    if len(z) * entries <= most:
+        return at(z, rows)
+
+    def at_one(z_and_row: tuple[Array, Array]) -> tuple[Array, Array]:
+        joint, marginals = at(*(each[None] for each in z_and_row))
+        return joint[0], marginals[0]
+
+    size = max(1, most // entries)
+    return jax.lax.map(jax.checkpoint(at_one), (z, rows), batch_size=size)
+
+
 def gaussian_kernel(bandwidth: Array | float) -> Kernel:
     """k(a, b) = exp(-||a - b||^2 / bandwidth)."""
     return lambda squared: jnp.exp(-squared / bandwidth)
