@@ -4,7 +4,7 @@
 
 Every process is started with the same arguments but its own --process, from 0 on; SLURM, Open MPI
 and Cloud TPU tell JAX all three.  Process 0, which must be reachable at HOST:PORT, writes the run.
-Exit status: that of `vaejax train`; 134 (aborted) where another process was lost.
+Exit status: that of `vaejax train`; 134 (aborted) where another process was lost or failed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from vaejax.cli import main as vaejax
 
-    # Signals are handled by training, which makes all processes stop after the same step.
+    # Training handles signals, so that all processes stop after the same step; JAX's own handler
+    # would tell only those who ask it.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         options.coordinator,

@@ -10,6 +10,7 @@ from jax.scipy.special import logsumexp
 
 from vaejax.types import Array
 
+_MOST_PAIRS = 2**24  # pairs of codes times dimensions that are held at once
 # Squared distances -> values of a kernel.
 Kernel = Callable[[Array], Array]
 
@@ -70,7 +71,7 @@ def log_aggregate_posterior_at(
     rows: Array,
     log_prob: Callable[[Array], Array],
     log_weights: Callable[[Array], Array],
-    most: int = 2**24,
+    most: int = _MOST_PAIRS,
 ) -> tuple[Array, Array]:
     """`log_aggregate_posterior` at the codes z, with no more than `most` entries of log_q at once.
 
@@ -108,21 +109,36 @@ def inverse_multiquadratic(scale: float) -> Kernel:
     return lambda squared: sum((c / (c + squared) for c in widths), jnp.zeros(()))
 
 
-def squared_mmd(u: Array, z: Array, kernel: Kernel, unbiased: bool = False) -> Array:
+def squared_mmd(
+    u: Array, z: Array, kernel: Kernel, unbiased: bool = False, most: int = _MOST_PAIRS
+) -> Array:
     """Squared maximum mean discrepancy of two sets of draws.
 
     u: (M, D), z: (N, D) -> ().  The V-statistic, which is >= 0 and biased upward; `unbiased` drops
-    the diagonals and may be negative (arXiv 0805.2368, eqs. 3 and 5).
+    the diagonals and may be negative (arXiv 0805.2368, eqs. 3 and 5).  Beyond `most` coordinates
+    of pairs, they are taken in turn, and again for the gradient.
     """
 
+    def mean(a: Array, b: Array) -> Array:
+        return _kernel_sum(kernel, a, b, most) / float(len(a) * len(b))
+
     def within(a: Array) -> Array:
-        values = kernel(squared_distances(a, a))
         if unbiased:
             diagonal = len(a) * kernel(jnp.zeros(()))
-            return (values.sum() - diagonal) / (len(a) * (len(a) - 1))
-        return values.mean()
+            return (_kernel_sum(kernel, a, a, most) - diagonal) / float(len(a) * (len(a) - 1))
+        return mean(a, a)
 
-    return within(u) + within(z) - 2 * kernel(squared_distances(u, z)).mean()
+    return within(u) + within(z) - 2 * mean(u, z)
+
+
+def _kernel_sum(kernel: Kernel, a: Array, b: Array, most: int) -> Array:
+    if len(a) * b.size <= most:
+        return kernel(squared_distances(a, b)).sum()
+
+    def of_one(row: Array) -> Array:
+        return kernel(squared_distances(row[None], b)).sum()
+
+    return jax.lax.map(jax.checkpoint(of_one), a, batch_size=max(1, most // b.size)).sum()
 
 
 def squared_distances(a: Array, b: Array) -> Array:
