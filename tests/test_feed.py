@@ -168,7 +168,7 @@ def test_a_run_says_in_one_line_where_its_data_lie_and_imports_grain_only_to_str
 
 def test_what_is_larger_than_a_share_of_the_device_is_streamed(images):
     class Device:
-        platform = "gpu"
+        platform, process_index = "gpu", 0
 
         def __init__(self, limit):
             self.limit = limit

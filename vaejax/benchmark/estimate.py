@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from vaejax.benchmark.communication import communication
 from vaejax.benchmark.operations import step_operations
 from vaejax.benchmark.stepper import compilation, make_run
 from vaejax.data.arrays import Dataset
@@ -28,9 +29,10 @@ def num_parameters(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
 def cost_estimate(
     config: ConfigDict, dataset: Dataset, devices: Sequence[Device] | None = None
 ) -> dict[str, Any]:
-    """Parameters, operations of a step (see `operations`) and memory of its program on a device.
+    """Parameters, operations of a step, what it communicates, memory of its program on a device.
 
-    Compiles the step without data, and takes none.  `devices`: by default the first one.
+    See `operations` and `communication`.  Compiles the step without data, and takes none.
+    `devices`: by default the first one.
     """
     devices = devices or jax.local_devices()[:1]
     cost = compilation(lone_plan(make_run(config, dataset)), devices)
@@ -40,6 +42,7 @@ def cost_estimate(
         "num_steps": config.num_steps,
         "batch_size": config.batch_size,
         "num_devices": len(devices),
+        "sent_per_step": communication(config, dataset, len(devices)).sent(len(devices)),
         "memory": cost.memory,
         "train_bytes": dataset.splits["train"].nbytes,
         "compile_seconds": cost.lower_seconds + cost.compile_seconds,
@@ -52,7 +55,10 @@ def estimate_text(estimate: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{group} {count:,}" for group, count in groups.items())
     operations, num_steps = estimate["operations_per_step"], estimate["num_steps"]
     memory, num_devices = estimate["memory"], estimate["num_devices"]
-    each = " on each device" if num_devices > 1 else ""
+    each, sent = "", ""
+    if num_devices > 1:
+        each = " on each device"
+        sent = f" Each device sends {quantity(estimate['sent_per_step'], 'B')} in a step."
     return (
         f"{sum(groups.values()):,} parameters ({parts}). A step of {estimate['batch_size']} "
         f"examples takes {quantity(operations, 'FLOP')} in matrix products and convolutions, "
@@ -60,7 +66,7 @@ def estimate_text(estimate: Mapping[str, Any]) -> str:
         f"{quantity(memory['total'], 'B')} of memory{each}: {quantity(memory['arguments'], 'B')} "
         f"of state and data (the train split is {quantity(estimate['train_bytes'], 'B')}), "
         f"{quantity(memory['temporary'], 'B')} of intermediate results. It compiled in "
-        f"{estimate['compile_seconds']:.1f} s."
+        f"{estimate['compile_seconds']:.1f} s.{sent}"
     )
 
 

@@ -53,7 +53,7 @@ def _of_equation(equation: Any) -> int:
     if name == "conv_general_dilated":
         shapes = (v.aval.shape for v in (*equation.invars, *equation.outvars))
         return _convolution(given, *shapes)
-    inner = [_of_jaxpr(jaxpr) for jaxpr in _inner(given.values())]
+    inner = [_of_jaxpr(jaxpr) for jaxpr in inner_jaxprs(given.values())]
     if name == "cond":
         return max(inner)
     if name == "scan":
@@ -63,7 +63,7 @@ def _of_equation(equation: Any) -> int:
     return sum(inner)
 
 
-def _inner(values: Any) -> Iterator[Any]:
+def inner_jaxprs(values: Any) -> Iterator[Any]:
     """Jaxprs among the parameters of an equation, closed or not."""
     for value in values:
         for item in value if isinstance(value, tuple | list) else (value,):

@@ -16,7 +16,7 @@ from vaejax.objectives.divergences import (
     ESTIMATORS,
     KERNELS,
     Kernel,
-    log_aggregate_posterior,
+    log_aggregate_posterior_at,
     squared_mmd,
 )
 from vaejax.parallel import averaged, gathered, positions
@@ -111,8 +111,11 @@ def decomposed_kl(
         z, log_q, prior = terms.code.z, terms.code.log_q, model.prior
         factors = gathered(terms.code.q, axis_name).distribution
         rows = positions(len(z), axis_name)
-        log_weights = ESTIMATORS[estimator](rows, factors.batch_shape[0], num_examples)
-        joint, marginals = log_aggregate_posterior(factors.log_prob(z[:, None]), log_weights)
+
+        def log_weights(rows: Array) -> Array:
+            return ESTIMATORS[estimator](rows, factors.batch_shape[0], num_examples)
+
+        joint, marginals = log_aggregate_posterior_at(z, rows, factors.log_prob, log_weights)
         product = marginals.sum(axis=-1)
         log_p = prior.log_prob(z) if log_det else prior.base_log_prob(prior.to_base(z))
         return {

@@ -10,6 +10,7 @@ from jax.scipy.special import logsumexp
 
 from vaejax.types import Array
 
+_MOST_PAIRS = 2**24  # pairs of codes times dimensions that are held at once
 # Squared distances -> values of a kernel.
 Kernel = Callable[[Array], Array]
 
@@ -65,6 +66,35 @@ def log_aggregate_posterior(log_q: Array, log_weights: Array) -> tuple[Array, Ar
     return joint, marginals
 
 
+def log_aggregate_posterior_at(
+    z: Array,
+    rows: Array,
+    log_prob: Callable[[Array], Array],
+    log_weights: Callable[[Array], Array],
+    most: int = _MOST_PAIRS,
+) -> tuple[Array, Array]:
+    """`log_aggregate_posterior` at the codes z, with no more than `most` entries of log_q at once.
+
+    z: (b, D), rows: (b,) their positions in the batch; log_prob: (n, 1, D) -> (n, B, D), of all
+    x_j; log_weights: (n,) positions -> (n, B).  -> (b,), (b, D) nats.  What is beyond is computed
+    in turn, and again for the gradient, so that memory grows with B and not with its square.
+    """
+
+    def at(z: Array, rows: Array) -> tuple[Array, Array]:
+        return log_aggregate_posterior(log_prob(z[:, None]), log_weights(rows))
+
+    entries = jax.eval_shape(log_prob, z[:1, None]).size  # of a row
+    if len(z) * entries <= most:
+        return at(z, rows)
+
+    def at_one(z_and_row: tuple[Array, Array]) -> tuple[Array, Array]:
+        joint, marginals = at(*(each[None] for each in z_and_row))
+        return joint[0], marginals[0]
+
+    size = max(1, most // entries)
+    return jax.lax.map(jax.checkpoint(at_one), (z, rows), batch_size=size)
+
+
 def gaussian_kernel(bandwidth: Array | float) -> Kernel:
     """k(a, b) = exp(-||a - b||^2 / bandwidth)."""
     return lambda squared: jnp.exp(-squared / bandwidth)
@@ -79,21 +109,36 @@ def inverse_multiquadratic(scale: float) -> Kernel:
     return lambda squared: sum((c / (c + squared) for c in widths), jnp.zeros(()))
 
 
-def squared_mmd(u: Array, z: Array, kernel: Kernel, unbiased: bool = False) -> Array:
+def squared_mmd(
+    u: Array, z: Array, kernel: Kernel, unbiased: bool = False, most: int = _MOST_PAIRS
+) -> Array:
     """Squared maximum mean discrepancy of two sets of draws.
 
     u: (M, D), z: (N, D) -> ().  The V-statistic, which is >= 0 and biased upward; `unbiased` drops
-    the diagonals and may be negative (arXiv 0805.2368, eqs. 3 and 5).
+    the diagonals and may be negative (arXiv 0805.2368, eqs. 3 and 5).  Beyond `most` coordinates
+    of pairs, they are taken in turn, and again for the gradient.
     """
 
+    def mean(a: Array, b: Array) -> Array:
+        return _kernel_sum(kernel, a, b, most) / float(len(a) * len(b))
+
     def within(a: Array) -> Array:
-        values = kernel(squared_distances(a, a))
         if unbiased:
             diagonal = len(a) * kernel(jnp.zeros(()))
-            return (values.sum() - diagonal) / (len(a) * (len(a) - 1))
-        return values.mean()
+            return (_kernel_sum(kernel, a, a, most) - diagonal) / float(len(a) * (len(a) - 1))
+        return mean(a, a)
 
-    return within(u) + within(z) - 2 * kernel(squared_distances(u, z)).mean()
+    return within(u) + within(z) - 2 * mean(u, z)
+
+
+def _kernel_sum(kernel: Kernel, a: Array, b: Array, most: int) -> Array:
+    if len(a) * b.size <= most:
+        return kernel(squared_distances(a, b)).sum()
+
+    def of_one(row: Array) -> Array:
+        return kernel(squared_distances(row[None], b)).sum()
+
+    return jax.lax.map(jax.checkpoint(of_one), a, batch_size=max(1, most // b.size)).sum()
 
 
 def squared_distances(a: Array, b: Array) -> Array:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from vaejax.training.state import TrainState
 
@@ -32,12 +33,16 @@ class Checkpoints:
         self.folder = (workdir / "checkpoints").absolute()
         if keep is None and not self.folder.is_dir():
             raise CheckpointError(f"no checkpoints in {workdir}")
+        if keep is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        process = jax.process_index()  # of several, no other one is waited for
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
-            create=keep is not None,
+            create=False,
             cleanup_tmp_directories=keep is not None,  # of processes that were killed
             read_only=keep is None,
             enable_async_checkpointing=keep is not None,
+            multiprocessing_options=MultiprocessingOptions(process, {process}),
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 

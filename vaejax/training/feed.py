@@ -15,7 +15,15 @@ import numpy as np
 
 from vaejax.data.arrays import Dataset
 from vaejax.data.batches import batch_indices
-from vaejax.parallel import placed, pmapped, shapes, spread
+from vaejax.parallel import (
+    from_first_process,
+    own,
+    own_part,
+    placed,
+    pmapped,
+    shapes,
+    spread,
+)
 from vaejax.training.step import TrainStep
 from vaejax.types import Array, Device
 
@@ -68,7 +76,8 @@ def is_resident(placement: str, dataset: Dataset, devices: Sequence[Device]) -> 
     """Whether the train split goes onto the devices; "auto" decides by its size."""
     if placement != "auto":
         return placement == "resident"
-    return dataset.splits["train"].nbytes <= _SHARE * _memory(devices)
+    memory = _memory(own(devices))
+    return bool(from_first_process(np.bool(dataset.splits["train"].nbytes <= _SHARE * memory)))
 
 
 def _memory(devices: Sequence[Device]) -> float:
@@ -82,8 +91,9 @@ def _memory(devices: Sequence[Device]) -> float:
 def described(dataset: Dataset, devices: Sequence[Device], resident: bool) -> str:
     """One line: which data, where they come from, and how they reach the devices."""
     sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in dataset.splits.items())
-    num = len(devices)
+    num, processes = len(devices), len(devices) // len(own(devices))
     where = f"{num} {devices[0].platform} device{'s' if num > 1 else ''}"
+    where += f" of {processes} processes" if processes > 1 else ""
     bytes_ = dataset.splits["train"].nbytes
     size = f"{bytes_ / 1e6:,.1f} MB" if bytes_ < 1e9 else f"{bytes_ / 1e9:,.1f} GB"
     way = f"{size} resident on {where}" if resident else f"{size} streamed to {where}"
@@ -155,11 +165,13 @@ def make_feed(
 
     def batches(steps: range) -> np.ndarray:  # (most, num_streams, [replicas,] B, ...)
         indices = np.stack([supply.indices(step) for step in steps])
+        if not supply.is_sweep:
+            indices = own_part(indices, devices, axis=2)
         rows = indices if supply.is_resident else train[indices.ravel()]
         rows = rows.reshape(*indices.shape, *rows.shape[1:] if not supply.is_resident else ())
         rest = np.zeros((supply.most - len(steps), *rows.shape[1:]), rows.dtype)
         rows = np.concatenate([rows, rest])
-        return rows if supply.is_sweep else by_device(rows, len(devices), axis=indices.ndim - 1)
+        return rows if supply.is_sweep else by_device(rows, len(own(devices)), axis=2)
 
     shards = map(batches, parts) if supply.is_resident else _ahead(batches, parts)
     for steps, shard in zip(parts, shards, strict=True):

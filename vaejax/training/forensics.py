@@ -169,18 +169,23 @@ def _is_finite(tree: Any) -> bool:
 
 
 def origin(run: Run, step: int, quiet: bool = True) -> str:
-    """Replay `step`, and keep what was found and the batch in `replays/`.  -> one line about it."""
+    """Replay `step`, and keep what was found and the batch in `replays/`.  -> one line about it.
+
+    One of several processes only says how: the others would have to wait for it.
+    """
+    if jax.process_count() > 1:
+        return f"`{command_of(run, step)}` shows where it began"
     try:
         found = replay(run, step, quiet)
         folder = write_replay(run, found)
     except Exception as error:  # what it is called for must be told whatever happens here
         return f"the step could not be taken again ({' '.join(str(error).split())[:160]})"
-    return f"{described(found)}; {folder} has the batch, and `{command_of(run, found)}` shows more"
+    return f"{described(found)}; {folder} has the batch, and `{command_of(run, found.step)}` shows more"
 
 
-def command_of(run: Run, found: Replay) -> str:
+def command_of(run: Run, step: int) -> str:
     """The command that takes the step again."""
-    return f"vaejax replay --workdir {shlex.quote(str(run.workdir))} --step {found.step}"
+    return f"vaejax replay --workdir {shlex.quote(str(run.workdir))} --step {step}"
 
 
 def write_replay(run: Run, found: Replay) -> Path:
@@ -194,7 +199,7 @@ def write_replay(run: Run, found: Replay) -> Path:
     text = {
         "step": found.step,
         "first": found.first and found.first._asdict(),
-        "command": command_of(run, found),
+        "command": command_of(run, found.step),
         "findings": [each._asdict() for each in found.findings],
     }
     write_text(folder / "report.json", json.dumps(text, indent=1) + "\n")

@@ -14,11 +14,21 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaejax.compilation import keep_compiled_programs
-from vaejax.config import saved_config
+from vaejax.config import saved_config, to_json
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from
 from vaejax.models.vae import VAE
-from vaejax.parallel import AXIS, placed, shapes, usable_devices
+from vaejax.parallel import (
+    AXIS,
+    check_alike,
+    from_first_process,
+    largest_before,
+    own,
+    placed,
+    shapes,
+    together,
+    usable_devices,
+)
 from vaejax.progress import ProgressReport
 from vaejax.training import feed as feeding
 from vaejax.training import workdir as files
@@ -49,24 +59,32 @@ def fit(
     batch evenly.  `checkpoint`: go back to that step; later checkpoints move to `set_aside/`.  A
     SIGTERM saves a checkpoint and returns early; a SIGINT saves one and raises KeyboardInterrupt
     with the step.  Raises ValueError for bad input, before anything is written, and NonFiniteError
-    when a loss or a gradient is not finite.
+    when a loss or a gradient is not finite.  Where JAX was started with several processes, all of
+    them call this alike; the first one alone needs the folder, and a signal to any ends all.
     """
-    run = Run(config, Path(workdir), dataset_from(config, dataset), checkpoint)
-    devices = usable_devices(config.batch_size, num_devices)
+    with together():
+        run = Run(config, Path(workdir), dataset_from(config, dataset), checkpoint)
+        devices = usable_devices(config.batch_size, num_devices)
+    check_alike(f"{to_json(run.config)} {len(devices)}", "config, data and number of devices")
     keep_compiled_programs()
-    step = checkpoint if checkpoint is not None else max(run.saved, default=0)
+    last = max(run.saved, default=0) if checkpoint is None else checkpoint
+    step = int(from_first_process(np.int64(last)))
 
     def state() -> TrainState:
-        if not run.saved:
-            return run.start()
-        restored = run.checkpoints.restore(jax.eval_shape(run.start), step)
-        if checkpoint is not None:
-            set_aside(run.workdir, after=checkpoint)
-            run.checkpoints.reload()
-        return restored
+        with together():
+            found = _restored(run, step, checkpoint) if run.saved else run.start()
+        return from_first_process(found)
 
     plan = lone_plan(run)._replace(state=state)
     return run.model, train(plan, step, devices, quiet), run.config
+
+
+def _restored(run: Run, step: int, checkpoint: int | None) -> TrainState:
+    restored = run.checkpoints.restore(jax.eval_shape(run.start), step)
+    if checkpoint is not None:
+        set_aside(run.workdir, after=checkpoint)
+        run.checkpoints.reload()
+    return restored
 
 
 def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, TrainState, ConfigDict]:
@@ -140,8 +158,9 @@ def train(plan: Plan, step: int, devices: Sequence[Device], quiet: bool) -> Trai
     config = plan.runs[0].config
     with Signals() as signals:
         try:
-            for run in plan.runs:
-                run.claim()
+            with together():
+                for run in plan.runs:
+                    run.claim()
             if step >= config.num_steps:
                 return plan.state()
             loop = _Loop(plan, step, devices, quiet)
@@ -150,7 +169,7 @@ def train(plan: Plan, step: int, devices: Sequence[Device], quiet: bool) -> Trai
             for run in plan.runs:
                 run.close()
     _raise_errors(plan.runs, quiet)
-    if signals.received == signal.SIGINT:
+    if signal.SIGINT in (loop.received, signals.received):
         raise KeyboardInterrupt(int(np.ravel(state.step)[0]))
     return state
 
@@ -161,7 +180,9 @@ def _raise_errors(runs: Sequence[Run], quiet: bool) -> None:
     for run in runs:
         if run.error:
             name = "" if len(runs) == 1 else f"{run.workdir.name}: "
-            said.append(f"{name}{run.error}; {origin(run, run.error.step, quiet)}")
+            said.append(f"{name}{run.error}")
+            if run.writes:
+                said.append(origin(run, run.error.step, quiet))
             steps.append(run.error.step)
     if said:
         raise NonFiniteError("; ".join(said), min(steps))
@@ -183,11 +204,14 @@ class _Loop:
         self.first = next(self.feed)
         arguments = plan.state_shapes(devices), *self.first.arguments
         with ThreadPoolExecutor(1) as pool:  # the program compiles while the state is made
-            compiling = pool.submit(lambda: self.program.lower(*arguments).compile())
+            alone = len(own(devices)) == len(devices)  # `pmap` lowers for all or none
+            compiling = pool.submit(lambda: alone and self.program.lower(*arguments).compile())
             self.state = plan.placed_state(devices)
             compiling.result()
-        for run in plan.runs:
-            run.open_log(step)
+        with together():
+            for run in plan.runs:
+                run.open_log(step)
+        self.agreed, self.received = largest_before(devices), 0
         label = f"{config.regularizer} x {config.prior} on {config.dataset}"
         self.progress = ProgressReport(label, step, config.num_steps, quiet)
 
@@ -195,7 +219,7 @@ class _Loop:
         """Until the last step or a signal."""
         dispatch, pending, values = self.first, None, [{} for _ in self.plan.runs]
         with self.progress:
-            while dispatch is not None and not signals.received:
+            while dispatch is not None and not self._is_stopped(signals):
                 with jax.transfer_guard("disallow"):
                     self.state, metrics = self.program(self.state, *dispatch.arguments)
                 self.step = dispatch.steps.stop
@@ -215,9 +239,14 @@ class _Loop:
                     break
             values = self._log(pending) or values
             self._save(values)
-            for run in self._going():
-                run.checkpoints.wait()
+            with together():
+                for run in self._going():
+                    run.wait()
         return self.state
+
+    def _is_stopped(self, signals: Signals) -> bool:
+        self.received = self.agreed(signals.received or 0)
+        return self.received != 0
 
     def _going(self) -> list[Run]:
         return [run for run in self.plan.runs if run.error is None]
@@ -263,7 +292,8 @@ class _Loop:
         try:
             action(*arguments)
         except NonFiniteError as error:
-            run.checkpoints.wait()
-            saved = saved_steps(run.workdir)
+            if run.writes:
+                run.checkpoints.wait()
+            saved = saved_steps(run.workdir) if run.writes else []
             good = f"checkpoint {saved[-1]} is the last good one" if saved else "nothing was saved"
-            run.error = NonFiniteError(f"{error}; {good}", error.step)
+            run.error = NonFiniteError(f"{error}; {good}" if run.writes else str(error), error.step)

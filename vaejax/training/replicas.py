@@ -111,6 +111,8 @@ def fit_replicas(
     by default what is faster.  A replica that diverges ends alone, and is the error raised at the
     end.  Raises ValueError for bad input, before anything is written.
     """
+    if jax.process_count() > 1:
+        raise ValueError(f"replicas need one process, not {jax.process_count()}: leave them out")
     dataset = dataset_from(config, dataset)
     configs = replica_configs(config, sweep)
     runs = {n: Run(c, Path(workdir) / n, dataset) for n, c in configs.items()}

@@ -19,9 +19,16 @@ from vaejax.data.sources import dataset_from, make_transform
 from vaejax.locks import held
 from vaejax.models.vae import VAE
 from vaejax.objectives.regularizers import make_method
+from vaejax.parallel import is_first_process
 from vaejax.training import workdir as files
 from vaejax.training.checkpoint import Checkpoints, host_copy, saved_steps
-from vaejax.training.metrics import MetricsLog, NonFiniteError, check_finite, event_writer
+from vaejax.training.metrics import (
+    MetricsLog,
+    NonFiniteError,
+    SilentLog,
+    check_finite,
+    event_writer,
+)
 from vaejax.training.state import TrainState, make_initial_state
 from vaejax.training.step import TrainStep, make_train_step
 from vaejax.training.validation import make_split_terms, means
@@ -40,9 +47,11 @@ class Run:
         batch_indices(config.seed, 0, self.num_train, config.batch_size)  # refuses too large a one
         self.model, self.objective = make_method(config, dataset.x_shape, self.num_train)
         self.transform = make_transform(config, dataset, self.model.likelihood.unit_interval)
-        files.check_same_run(workdir, self.config, self.card)
-        self.saved = saved_steps(workdir)
-        if checkpoint is not None and checkpoint not in self.saved:
+        self.writes = is_first_process()  # no other process reads or writes the folder
+        if self.writes:
+            files.check_same_run(workdir, self.config, self.card)
+        self.saved = saved_steps(workdir) if self.writes else []
+        if checkpoint is not None and self.writes and checkpoint not in self.saved:
             raise ValueError(f"no checkpoint {checkpoint} in {workdir}; {self.saved} are there")
         if config.tensorboard:
             event_writer()  # refuses where the package is missing
@@ -51,10 +60,12 @@ class Run:
         self._open = contextlib.ExitStack()
 
     def claim(self) -> None:
-        """Make the folder that of this run, and keep other processes out until `close`.
+        """Make the folder that of this run, and keep other trainers out until `close`.
 
         Raises ValueError where one trains there, or has made it the folder of another run.
         """
+        if not self.writes:
+            return
         self.workdir.mkdir(parents=True, exist_ok=True)
         self._open.enter_context(held(self.workdir / ".lock", str(self.workdir)))
         files.check_same_run(self.workdir, self.config, self.card)
@@ -93,7 +104,8 @@ class Run:
 
     def open_log(self, step: int) -> None:
         """Log from after `step` on."""
-        log = MetricsLog(self.workdir, step, self.config.tensorboard)
+        given = self.workdir, step, self.config.tensorboard
+        log = MetricsLog(*given) if self.writes else SilentLog()
         self.log = self._open.enter_context(log)
         transform, seed = self.transform, self.config.seed
         self._split_terms = make_split_terms(self.model, transform=transform, seed=seed)
@@ -130,13 +142,19 @@ class Run:
     def save(self, state: TrainState, metrics: Mapping[str, np.ndarray]) -> None:
         """A checkpoint of `state`, unless it is there; raises NonFiniteError for one of no use."""
         step = int(state.step)
-        if step in self.checkpoints.steps():
+        if self.writes and step in self.checkpoints.steps():
             return
         check_finite(step, metrics)
         self.log.sync()
         copy = host_copy(state)
         check_finite(step, _by_path(copy))
-        self.checkpoints.save(copy)
+        if self.writes:
+            self.checkpoints.save(copy)
+
+    def wait(self) -> None:
+        """Until what was saved is on disk; raises what went wrong there."""
+        if self.writes:
+            self.checkpoints.wait()
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
