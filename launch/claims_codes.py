@@ -92,8 +92,7 @@ def sparse_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
     apart = abs(errors["rae_l2", rate]["mean"] / wanted - 1)
     none = over_seeds(share("rae_l2", 0.0))
     return {
-        "claim": "L1 makes a code of 128 sparse where L2 with the same test error does not, the "
-        "more the higher its rate",
+        "claim": "L1 makes a code sparse, by its rate, where L2 with the same error does not",
         "source": "Ng, CS294A; Olshausen and Field 1996",
         "statistic": {
             "L1": ours,
