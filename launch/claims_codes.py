@@ -40,6 +40,11 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # A5: of the Jacobian, likewise
 NOISES = (0.1, 0.2, 0.4, 0.8)  # A5: of the denoiser, likewise
 FARTHER = 1.05  # A5: the error to reach, in that of the plain autoencoder; its least is below 1
 DECODER_L2 = 1e-3  # of all, or smaller codes and a larger decoder would do for either penalty
+SPARSE_PROTOCOL = (
+    "digits, MLP 64-256-128 (rectified)-256-64; kernels of the decoder have the penalty "
+    f"{DECODER_L2:g} |W|^2 in all; Adam with cosine decay, batches of 100, {{}} steps; test split; "
+    "grids of rates were chosen on other seeds"
+)
 POINTS = 500  # A5: test images at which Jacobians are taken
 
 
@@ -67,16 +72,7 @@ def autoencoder(regularizer: str, seed: int, num_steps: int, **row: float) -> Co
 
 def sparse_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
     """A3: L1 makes codes sparse, where L2 with the same error does not."""
-
-    @cache
-    def runs(name: str, *rates: float) -> list[OpenedRun]:
-        key, row = ("weight", "decoder_l2_weight") if name == "sparse" else ("beta", "weight")
-        config = _digits(name, num_steps, **{row: DECODER_L2})
-        sweep = {f"regularizers.{name}.{key}": rates, "seed": list(seeds)}
-        return replicas(config, sweep, folder / name)
-
-    for name, rates in (("sparse", RATES), ("rae_l2", (0.0, *L2_RATES))):
-        runs(name, *rates)  # all as one program
+    runs = _sparse_runs(folder, seeds, num_steps)
 
     def error(name: str, rate: float) -> list[float]:
         return [squared_error(run) for run in runs(name, rate)]
@@ -96,8 +92,7 @@ def sparse_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
     apart = abs(errors["rae_l2", rate]["mean"] / wanted - 1)
     none = over_seeds(share("rae_l2", 0.0))
     return {
-        "claim": "L1 makes a code of 128 sparse where L2 with the same test error does not, the "
-        "more the higher its rate",
+        "claim": "L1 makes a code sparse, by its rate, where L2 with the same error does not",
         "source": "Ng, CS294A; Olshausen and Field 1996",
         "statistic": {
             "L1": ours,
@@ -112,10 +107,7 @@ def sparse_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
             "shares": shares,
             "rates": {"L1": middle, "L2": rate},
             "squared error": {f"{name} {rate:.3g}": each for (name, rate), each in errors.items()},
-            "of units that are ever on": {
-                f"{name} {each:.3g}": over_seeds(_share_in_use(run) for run in runs(name, each))
-                for name, each in (("sparse", middle), ("rae_l2", rate), ("rae_l2", 0.0))
-            },
+            "of units that are ever on": _shares_in_use(runs, middle, rate),
         },
         "verdict": verdict(
             ours["mean"] >= SPARSE
@@ -124,11 +116,24 @@ def sparse_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
             and bool(ascending.all()),
             none["mean"] < SPARSE,
         ),
-        "protocol": "digits, MLP 64-256-128 (rectified)-256-64; kernels of the decoder "
-        f"have the penalty {DECODER_L2:g} |W|^2 in all; Adam with cosine decay, batches of 100, "
-        f"{num_steps} steps; test split; grids of rates were chosen on other seeds",
+        "protocol": SPARSE_PROTOCOL.format(num_steps),
         "config_sha256": config_sha256(runs("sparse", middle)[0].config),
     }
+
+
+def _sparse_runs(folder: Path, seeds: range, num_steps: int) -> Callable[..., list[OpenedRun]]:
+    """(name, rates) -> the runs of all seeds with those; all that are known beforehand at once."""
+
+    @cache
+    def runs(name: str, *rates: float) -> list[OpenedRun]:
+        key, row = ("weight", "decoder_l2_weight") if name == "sparse" else ("beta", "weight")
+        config = _digits(name, num_steps, **{row: DECODER_L2})
+        sweep = {f"regularizers.{name}.{key}": rates, "seed": list(seeds)}
+        return replicas(config, sweep, folder / name)
+
+    for name, rates in (("sparse", RATES), ("rae_l2", (0.0, *L2_RATES))):
+        runs(name, *rates)  # all as one program
+    return runs
 
 
 def _digits(regularizer: str, num_steps: int, **row: float) -> ConfigDict:
@@ -143,6 +148,16 @@ def _share_of_zeros(codes: np.ndarray) -> float:
     return float((np.abs(codes) < NEAR_ZERO * np.abs(codes).max()).mean())
 
 
+def _shares_in_use(
+    runs: Callable[..., list[OpenedRun]], l1: float, l2: float
+) -> dict[str, dict[str, Any]]:
+    """`_share_in_use` of the matched rates, and without a penalty."""
+    return {
+        f"{name} {each:.3g}": over_seeds(_share_in_use(run) for run in runs(name, each))
+        for name, each in (("sparse", l1), ("rae_l2", l2), ("rae_l2", 0.0))
+    }
+
+
 def _share_in_use(run: OpenedRun) -> float:
     """The same of units that are not near zero for all of the test split."""
     codes = codes_of(run, "test")
@@ -152,24 +167,7 @@ def _share_in_use(run: OpenedRun) -> float:
 
 def contractive_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
     """A5: a contractive encoder contracts more than a denoiser, and that more than neither."""
-    whole = dataset_from(_mnist("plain", 0.0, 0, num_steps))
-    splits: dict[str, Any] = {"train": whole.splits["train"][:10_000]}
-    splits["test"] = whole.splits["test"][:]
-    dataset = vaejax.Dataset("mnist_10k", splits, whole.scale)
-
-    @cache
-    def run(name: str, weight: float, seed: int) -> OpenedRun:
-        where = folder / f"{name}_{weight:.4g}_{seed}"
-        return trained(_mnist(name, weight, seed, num_steps), where, dataset)
-
-    # Weights are found on the first seed, and are the same for all.
-    first = seeds[0]
-    target = FARTHER * squared_error(run("plain", 0.0, first))
-    weights = {"plain": 0.0}
-    for name, grid in (("contractive", PENALTIES), ("denoising", NOISES)):
-        weights[name] = matching(
-            lambda weight, name=name: squared_error(run(name, weight, first)), target, grid, 0.03
-        )
+    weights, run = _contractive_runs(folder, seeds[0], num_steps)
     measured = {
         name: [_jacobians(run(name, weight, seed)) for seed in seeds]
         for name, weight in weights.items()
@@ -210,18 +208,45 @@ def contractive_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, A
             and apart <= CONTRACTED_MATCH
             and is_clearly_lower(found[RANK]["contractive"], found[RANK]["plain"])
         ),
-        "protocol": "the first 10,000 training images of MNIST, all 10,000 test images; MLP "
-        f"784-256-64-256-784, batches of 100, {num_steps} steps of Adam with cosine decay; all "
-        f"have {DECODER_L2:g} |W|^2 of the decoder; Jacobians of the mean code, exact, at {POINTS} "
-        "test images; codes are divided by the root of their total variance, since smaller codes "
-        f"alone would lower the norm; weights were chosen on seed {first} for {FARTHER:g} of the "
-        "plain error",
-        "config_sha256": config_sha256(run("contractive", weights["contractive"], first).config),
+        "protocol": CONTRACTIVE_PROTOCOL.format(num_steps, seeds[0]),
+        "config_sha256": config_sha256(run("contractive", weights["contractive"], seeds[0]).config),
     }
 
 
-NORM, RAW = "mean |J|^2 / total variance of codes", "mean |J|^2 of codes as they are"
+NORM = "mean squared norm of the Jacobian / total variance of codes"
+RAW = "mean squared norm of the Jacobian of codes as they are"
 RANK, ERROR = "participation ratio", "squared error"
+CONTRACTIVE_PROTOCOL = (
+    "the first 10,000 training images of MNIST, all 10,000 test images; MLP 784-256-64-256-784, "
+    "batches of 100, {} steps of Adam with cosine decay; all have "
+    f"{DECODER_L2:g} |W|^2 of the decoder; Jacobians of the mean code, exact, at {POINTS} test "
+    "images; codes are divided by the root of their total variance, since smaller codes alone "
+    f"would lower the norm; weights were chosen on seed {{}} for {FARTHER:g} of the plain error"
+)
+
+
+def _contractive_runs(
+    folder: Path, first: int, num_steps: int
+) -> tuple[dict[str, float], Callable[[str, float, int], OpenedRun]]:
+    """The weight of every kind, and (kind, weight, seed) -> its run."""
+    whole = dataset_from(_mnist("plain", 0.0, 0, num_steps))
+    splits: dict[str, Any] = {"train": whole.splits["train"][:10_000]}
+    splits["test"] = whole.splits["test"][:]
+    dataset = vaejax.Dataset("mnist_10k", splits, whole.scale)
+
+    @cache
+    def run(name: str, weight: float, seed: int) -> OpenedRun:
+        where = folder / f"{name}_{weight:.4g}_{seed}"
+        return trained(_mnist(name, weight, seed, num_steps), where, dataset)
+
+    # Weights are found on the first seed, and are the same for all.
+    target = FARTHER * squared_error(run("plain", 0.0, first))
+    weights = {"plain": 0.0}
+    for name, grid in (("contractive", PENALTIES), ("denoising", NOISES)):
+        weights[name] = matching(
+            lambda weight, name=name: squared_error(run(name, weight, first)), target, grid, 0.03
+        )
+    return weights, run
 
 
 def _mnist(name: str, weight: float, seed: int, num_steps: int) -> ConfigDict:
