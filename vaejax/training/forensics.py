@@ -180,7 +180,8 @@ def origin(run: Run, step: int, quiet: bool = True) -> str:
         folder = write_replay(run, found)
     except Exception as error:  # what it is called for must be told whatever happens here
         return f"the step could not be taken again ({' '.join(str(error).split())[:160]})"
-    return f"{described(found)}; {folder} has the batch, and `{command_of(run, found.step)}` shows more"
+    more = f"{folder} has the batch, and `{command_of(run, found.step)}` shows more"
+    return f"{described(found)}; {more}"
 
 
 def command_of(run: Run, step: int) -> str:
