@@ -6,7 +6,8 @@
 Ten methods with fully connected networks (batch norm, 16 latent dimensions, 10 epochs), three
 seeds.  Every run is sampled from its prior, from densities fitted to its codes after training, and,
 where the posterior has noise, once more with a decoupled prior that was trained along.  Weights are
-the published ones of arXiv 1903.12436, which are for w = 1 (`configs/rae_mnist.py`).
+the published ones of arXiv 1903.12436, which are for w = 1 (`configs/rae_mnist.py`).  -log p(x|z)
+has no column: the noise of 2s-VAE is learned, that of the others is not.
 
 The numbers to expect are in `configs/README.md`.
 """
@@ -83,9 +84,7 @@ def get_config() -> ConfigDict:
         ("FD (rec.)", "frechet[*, reconstructions]"),
         ("FD (interp.)", "frechet[*, interpolations]"),
         ("FD (pixel midpoints)", "frechet[*, pixel_midpoints]"),
-        ("-log p(x|z)", "reconstruction"),
-        ("rate", "kl"),
     )
     config.differences = (("sampling gap", "FD", "FD (rec.)"),)
-    config.compared = ("FD", "FD (interp.)", "rate")
+    config.compared = ("FD", "FD (interp.)")
     return config

@@ -1,13 +1,16 @@
 """Where codes are drawn from is an axis of a table, and changes samples alone."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import one_line
 from test_tables import CONFIGS, result_of, small_table
 
+from vaejax.evaluation.metrics import OF_SAMPLES
 from vaejax.expost.families import default_density_config
 from vaejax.expost.fit import density_sha256, fit_density
+from vaejax.tables.plan import cells_of, load_table
 from vaejax.tables.table import fill_table
 
 SOURCES = (("prior",), ("gaussian", "density=gaussian"), ("two", "density=gmm"))
@@ -81,3 +84,11 @@ def test_another_density_of_the_name_is_refused_and_stays(filled):
     with one_line("another density 'two'.*num_components"):
         fill_table(sourced_table(), filled, CONFIGS)
     assert density_sha256(folder, "two") == before
+
+
+def test_methods_of_unlike_noise_share_only_columns_of_samples(tmp_path):
+    table = load_table(f"{CONFIGS}/table_rae.py")
+    configs = [cell.config for cell in cells_of(table, tmp_path, Path(CONFIGS))]
+    assert len({config.likelihood for config in configs}) > 1
+    kinds = {metric.partition("[")[0] for _, metric in table.columns}
+    assert kinds <= {*OF_SAMPLES}
