@@ -240,3 +240,7 @@ def test_bad_codes_are_one_line():
     for given, said in ((bad, "1 of 300 codes are not finite"), (bad[:1], "at least 2")):
         with one_line(said):
             fit_codes(given, config_of("gaussian"))
+    none_left = default_density_config().unlock()
+    none_left.held_out = 0.999
+    with one_line("held_out is 0.999; of 300 codes none is left to fit to"):
+        fit_codes(codes(), none_left)

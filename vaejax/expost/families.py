@@ -13,6 +13,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from vaejax.config import check_tree, unknown
+from vaejax.data.arrays import SPLITS
 from vaejax.expost import flows, gaussians, kernels, second_stage
 from vaejax.expost.density import Density, Fit, Standardized
 from vaejax.progress import ProgressReport
@@ -99,6 +100,10 @@ def fit_codes(codes: np.ndarray, config: ConfigDict, *, quiet: bool = True) -> F
     family, row = DENSITIES[config.density], rows[config.density].to_dict()
     order = np.random.default_rng(config.seed).permutation(len(codes))
     num_held_out = max(1, round(config.held_out * len(codes)))
+    if num_held_out == len(codes):
+        raise ValueError(
+            f"config.held_out is {config.held_out}; of {len(codes)} codes none is left to fit to"
+        )
     parts = np.split(np.asarray(codes, np.float64)[order], [len(codes) - num_held_out])
     mean, scale = parts[0].mean(axis=0), parts[0].std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)  # a dimension that no code uses
@@ -134,6 +139,11 @@ def check_name(name: str) -> None:
         raise ValueError(
             f"a density cannot be called {name!r}; letters, digits, _, -, = and dots are allowed, "
             "and 'prior' is that of the model"
+        )
+    if name.split("_")[0] in SPLITS:  # evaluation_<split>_<source>.json
+        raise ValueError(
+            f"a density cannot be called {name!r}: its evaluation would have the file name of one "
+            f"of a split; take a name that does not begin with {' or '.join(SPLITS)}"
         )
 
 

@@ -18,6 +18,7 @@ from vaejax.data.arrays import Dataset, Rows
 from vaejax.data.sources import make_transform
 from vaejax.data.transforms import Transform
 from vaejax.expost import store
+from vaejax.expost.density import Density
 from vaejax.expost.families import (
     DENSITIES,
     built,
@@ -125,15 +126,9 @@ def sourced(
     workdir = Path(workdir)
     if source == PRIOR:
         return model, state
-    if source not in (there := sources(workdir)):
-        density = source if source in DENSITIES else "gmm"
-        raise ValueError(
-            f"no density {source!r} in {workdir}{nearest(source, there)} ({', '.join(there)}); "
-            f"`vaejax fit-density --workdir {workdir} --density {density}` fits one"
-        )
-    params, card = store.read(workdir, source)
+    params, card = _read(workdir, source)
     _check_run(workdir, source, card, int(state.step))
-    prior = built(card["density"], card["latent_dim"], card["shape"])
+    prior = _module(workdir, source, params, card)
     params = jax.tree.map(jax.numpy.asarray, params)
 
     def with_density(groups: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,10 +140,39 @@ def sourced(
 
 def density_sha256(workdir: str | Path, source: str) -> str:
     """Hash of the arrays of a density of the run; "" for the prior.  Raises ValueError as above."""
-    return "" if source == PRIOR else store.read(Path(workdir), source)[1]["npz_sha256"]
+    return "" if source == PRIOR else _read(Path(workdir), source)[1]["npz_sha256"]
+
+
+def _read(workdir: Path, source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and description.  Raises ValueError, which says what there is instead."""
+    if source not in (there := sources(workdir)):
+        density = source if source in DENSITIES else "gmm"
+        raise ValueError(
+            f"no density {source!r} in {workdir}{nearest(source, there)} ({', '.join(there)}); "
+            f"`vaejax fit-density --workdir {workdir} --density {density}` fits one"
+        )
+    return store.read(workdir, source)
+
+
+def _module(workdir: Path, name: str, params: Any, card: Mapping[str, Any]) -> Density:
+    """What the description says.  Raises ValueError where the arrays are not its parameters."""
+    try:
+        density = built(card["density"], card["latent_dim"], card["shape"])
+        z = jax.ShapeDtypeStruct((1, card["latent_dim"]), np.float32)
+        made: Any = jax.eval_shape(
+            lambda z: density.init(jax.random.key(0), z, method="log_prob"), z
+        )
+    except (KeyError, TypeError) as error:
+        raise store.unreadable(workdir, name, error) from error
+    expected, found = (jax.tree.map(np.shape, tree) for tree in (made["params"], params))
+    if expected != found:
+        raise store.unreadable(workdir, name, "its arrays are not those of its description")
+    return density
 
 
 def _check_run(workdir: Path, name: str, card: Mapping[str, Any], step: int) -> None:
+    if lacking := {"config_sha256", "step", "density"} - {*card}:
+        raise store.unreadable(workdir, name, f"its description lacks {min(lacking)!r}")
     if card["config_sha256"] != config_sha256(saved_config(workdir)):
         raise ValueError(f"density {name!r} in {workdir} was fitted to codes of another run")
     if card["step"] != step:

@@ -52,7 +52,12 @@ def read(workdir: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         with np.load(BytesIO(content), allow_pickle=False) as file:
             return unflatten_dict({name: file[name] for name in file.files}, sep="."), card
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(
-            f"density {arrays} cannot be read ({reason}); fit it anew with --replace"
-        ) from error
+        raise unreadable(workdir, name, error) from error
+
+
+def unreadable(workdir: Path, name: str, error: Exception | str) -> ValueError:
+    """What is raised for a density that is damaged."""
+    reason = " ".join(str(error).split())[:160]
+    return ValueError(
+        f"density {paths(workdir, name)[0]} cannot be read ({reason}); fit it anew with --replace"
+    )
