@@ -190,17 +190,21 @@ def factors(
 ) -> Factors:
     """The `most` dimensions of largest KL of one held-out example, moved by up to 3.
 
+    Where space has no normal base to say how wide it is, by standard deviations of held-out codes.
     The example is the one in the middle of generation space unless given.  Raises ValueError for
     one that is not there, and an unknown space.
     """
     given = None if example is None else np.array([example])
     (chosen,) = [central_example([subject])] if given is None else _examples(subject, given, ())
+    codes = subject.held_out
+    points = codes.z0 if space == "generation" else codes.z
     walk = factor_traversals(
         subject.model,
         subject.variables,
-        subject.held_out.mean[chosen],
+        codes.mean[chosen],
         strongest_dimensions(subject, space)[:most],
         space=space,
+        unit=1.0 if subject.model.prior.has_normal_base else points.std(axis=0),
     )
     x = held_out(subject, np.array([chosen]))[0]
     return Factors(np.asarray(chosen), x, np.array(space), walk)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from vaejax.evaluation.subject import Subject
+from vaejax.expost.density import Density
 from vaejax.models.flows import CouplingFlow, coupling_masks
 from vaejax.models.vae import VAE
 
@@ -42,6 +43,7 @@ class Decoupling(NamedTuple):
     layers: LayerTable
     is_decoupled: np.ndarray  # () bool, whether generation space is another than representation
     num_blocks: np.ndarray  # () of the coupling flow between them, 0 where it is none
+    is_fitted: np.ndarray  # () bool, whether p(z) was fitted to codes after training
 
 
 def decoupling_of(subject: Subject) -> Decoupling:
@@ -51,6 +53,7 @@ def decoupling_of(subject: Subject) -> Decoupling:
         layer_table(subject.model, subject.variables, subject.dataset.x_shape),
         np.array(not np.allclose(codes.z, codes.z0)),
         np.array(0 if flow is None else len(flow.masks)),
+        np.array(isinstance(subject.model.prior, Density)),
     )
 
 

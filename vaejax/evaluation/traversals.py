@@ -32,7 +32,7 @@ class FactorWalk(NamedTuple):
     """One dimension changed at a time, R dimensions by V offsets."""
 
     dimensions: np.ndarray  # (R,) which
-    offsets: np.ndarray  # (V,) what is added
+    offsets: np.ndarray  # (V,) what is added, in units of each dimension
     z: np.ndarray  # (R, V, D)
     z0: np.ndarray  # (R, V, D)
     x: np.ndarray  # (R, V, *X)
@@ -106,12 +106,14 @@ def factor_traversals(
     space: str = "generation",
     reach: float = 3.0,
     count: int = 7,
+    unit: np.ndarray | float = 1.0,
 ) -> FactorWalk:
-    """Each of `dimensions` of one code moved by `count` offsets in [-reach, reach].
+    """Each of `dimensions` of one code moved by `count` offsets in [-reach, reach] units.
 
-    code: (D,) in representation space.  All else stays as it is in `space`.  The authors' code
-    takes 7 values and a reach of 5, which leaves the prior behind.  Raises ValueError for an
-    unknown space, a dimension that is not there, fewer than 2 values and a reach <= 0.
+    code: (D,) in representation space.  unit: of each dimension, (D,), or of all.  All else stays
+    as it is in `space`.  The authors' code takes 7 values and a reach of 5, which leaves the prior
+    behind.  Raises ValueError for an unknown space, a dimension that is not there, fewer than 2
+    values and a reach <= 0.
     """
     code, dimensions = _codes(code, 1), np.asarray(dimensions, int)
     if space not in SPACES:
@@ -123,7 +125,8 @@ def factor_traversals(
     start = to_base(model, variables, code) if space == "generation" else code
     offsets = np.linspace(-reach, reach, count, dtype=np.float32)
     points = np.tile(start, (len(dimensions), count, 1))
-    points[np.arange(len(dimensions)), :, dimensions] += offsets
+    units = np.broadcast_to(unit, code.shape)[dimensions].astype(np.float32)
+    points[np.arange(len(dimensions)), :, dimensions] += units[:, None] * offsets
     return FactorWalk(dimensions, offsets, *_walk(model, variables, points, space))
 
 

@@ -84,7 +84,7 @@ def _samples(run: OpenedRun) -> Figure:
     is_image = len(run.dataset.x_shape) == 3
     x = prior_samples(run.model, run.variables, 64 if is_image else 2_000, seed=run.seed)["x"]
     data = None if is_image else run.held_out()
-    return figures.samples(x, data, f"Samples of the prior, {run.name}")
+    return figures.samples(x, data, f"Samples, {run.name}")
 
 
 def _latent(run: OpenedRun) -> Figure:

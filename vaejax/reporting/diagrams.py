@@ -50,26 +50,40 @@ def _passes(axes: Axes, run: Decoupling) -> None:
         _arrow(axes, (start, high), (end, high), **_TRAIN)
     for start, end in ((4.05, 4.53), (5.47, 5.85)):
         _arrow(axes, (start, high - 0.13), (end, high - 0.13), **_SAMPLE)
-    z = spots["z"]
-    if not run.is_decoupled:
-        axes.text(z + 0.12, high - 0.68, "$z \\sim p(z) = N(0, I)$", fontsize=8, color=ORANGE)
-        _arrow(axes, (z, high - 0.72), (z, high - 0.32), **_SAMPLE)
+    if run.is_decoupled:
+        _flow(axes, run, spots["z"], high)
+    else:
+        _prior(axes, run, spots["z"], high)
+
+
+def _prior(axes: Axes, run: Decoupling, z: float, high: float) -> None:
+    """Where z comes from where it is all there is."""
+    how = ", fitted to codes afterwards" if run.is_fitted else "$ = N(0, I)$"
+    axes.text(z + 0.12, high - 0.68, f"$z \\sim p(z)${how}", fontsize=8, color=ORANGE)
+    _arrow(axes, (z, high - 0.72), (z, high - 0.32), **_SAMPLE)
+    if not run.is_fitted:
         axes.text(
             z - 0.12, high - 0.68, "KL to the same $p(z)$", fontsize=8, color=BLUE, ha="right"
         )
-        return
-    low = 0.34
+
+
+def _flow(axes: Axes, run: Decoupling, z: float, high: float) -> None:
+    """The way to generation space and back."""
+    low, dim = 0.34, int(run.layers.latent_dim)
     name = f"flow $g$, {run.num_blocks} coupling blocks" if run.num_blocks else "flow $g$"
     middle = (high + low) / 2
     _box(axes, z, middle, 2.3, 0.28, name, _FLOW)
     _box(axes, z, low, 1.25, 0.6, f"$z_0$\ngeneration, {dim}-D", _LATENT)
-    for offset, ends, how in ((-0.35, (high, low), _TRAIN), (0.35, (low, high), _SAMPLE)):
+    ways = ((0.35, (low, high), _SAMPLE), (-0.35, (high, low), _TRAIN))
+    for offset, ends, how in ways[:1] if run.is_fitted else ways:
         step = 0.3 if ends[0] < ends[1] else -0.3
         half = np.sign(step) * 0.15
         _arrow(axes, (z + offset, ends[0] + step), (z + offset, middle - half), **how)
         _arrow(axes, (z + offset, middle + half), (z + offset, ends[1] - step), **how)
-    axes.text(z - 0.75, low, "KL: $N(g(z); 0, I)\\,|\\det dg/dz|$", fontsize=8, color=BLUE,
-              ha="right", va="center")  # fmt: skip
+    name, color = "KL: $N(g(z); 0, I)\\,|\\det dg/dz|$", BLUE
+    if run.is_fitted:
+        name, color = "$g$ is fitted to codes afterwards", NOTE
+    axes.text(z - 0.75, low, name, fontsize=8, color=color, ha="right", va="center")
     axes.text(z + 1.2, low, "$z_0 \\sim N(0, I)$,  $z = g^{-1}(z_0)$", fontsize=8, color=ORANGE,
               va="center")  # fmt: skip
     _arrow(axes, (z + 1.15, low), (z + 0.66, low), **_SAMPLE)

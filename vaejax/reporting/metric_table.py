@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 # Family (a name up to its bracket) -> which is better, and what it is.
 _FAMILIES = {
     "importance_weighted_nll": ("lower", "upper bound of \u2212log p(x)"),
-    "elbo": ("higher", "lower bound of log p(x)"),
+    "elbo": ("higher", "lower bound of log p(x); of codes without noise log p(x|z) + log p(z)"),
     "reconstruction": ("", "\u2212log p(x|z)"),
     "kl": ("", "KL(q(z|x) \u2016 p(z))"),
     "symmetric_kl": ("lower", "KL(q \u2016 p) + KL(p \u2016 q), aggregate posterior and prior"),

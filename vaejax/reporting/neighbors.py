@@ -43,7 +43,7 @@ def neighbors(runs: Mapping[str, Neighbors]) -> Figure:
 
 def _title(runs: Mapping[str, Neighbors]) -> str:
     count = int(next(iter(runs.values())).num_train)
-    return f"Samples of the prior, and the nearest of {count:,} training images, by RMSE of a pixel"
+    return f"Samples, and the nearest of {count:,} training images to each, by RMSE of a pixel"
 
 
 def _limit(run: Neighbors) -> float:

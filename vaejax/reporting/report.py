@@ -13,6 +13,7 @@ from vaejax.data.arrays import Dataset
 from vaejax.evaluation.evaluate import evaluation_path
 from vaejax.evaluation.plane import planes
 from vaejax.expost.fit import PRIOR, density_sha256
+from vaejax.expost.fit import sources as sources_of
 from vaejax.progress import ProgressReport
 from vaejax.reporting import page
 from vaejax.reporting.basics import basic_figures
@@ -224,9 +225,16 @@ def _figures(
         parts.append(_captioned(name, [(" and ".join(labels), name, uri)]))
     for label, run in zip(labels, runs, strict=True):
         for path in sorted((run.workdir / "figures").glob("*")):
-            if path.suffix == ".gif":
+            if path.suffix == ".gif" and _source_of(path, run.workdir) == run.source:
                 parts.append(_file(label, path))
     return "".join(parts)
+
+
+def _source_of(path: Path, workdir: Path) -> str:
+    """Of a figure in a file, whose name ends in it, but for that of another run beside it."""
+    stem = path.stem.partition("_pair_")[0]
+    densities = [name for name in sources_of(workdir) if stem.endswith(f"_{name}")]
+    return max(densities, key=len, default=PRIOR)
 
 
 def _file(label: str, path: Path) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vaejax.expost.fit import PRIOR
+
 # Shown first, in this order; everything else follows in the order of the evaluation.
 _MEANINGS = {
     "importance_weighted_nll": "upper bound of -log p(x)",
@@ -16,6 +18,8 @@ _MEANINGS = {
     "reconstruction": "-log p(x|z)",
     "kl": "KL(q(z|x) || p(z))",
 }
+# Where q(z|x) has no density.
+_OF_CODES = {"elbo": "log p(x|z) + log p(z), no bound", "kl": "-log p(z)"}
 _LOOK_AT = {
     "training": "both curves flatten; held out stays near training (a growing gap is overfitting)",
     "reconstructions": "each keeps what makes its original that one, not only its class",
@@ -33,8 +37,8 @@ def summary(evaluation: Mapping[str, Any], config: ConfigDict, workdir: str | Pa
     """
     metrics = evaluation.get("metrics", {})
     warnings = [f"warning: {line}" for line in cautions(evaluation, config)]
-    blocks = [_run(evaluation, config), _table(metrics), warnings]
-    blocks.append(_figures(config, Path(workdir)))
+    blocks = [_run(evaluation, config), _table(metrics, config), warnings]
+    blocks.append(_figures(config, Path(workdir), evaluation.get("source", PRIOR)))
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
@@ -43,6 +47,8 @@ def _run(evaluation: Mapping[str, Any], config: Any) -> list[str]:
     settings = ", ".join(f"{name.rstrip('_')} {value}" for name, value in row.items())
     method = f"{config.regularizer}{f' ({settings})' if settings else ''}, {config.prior} prior"
     note = evaluation.get("data", {}).get("note", "")
+    if (source := evaluation.get("source", PRIOR)) != PRIOR:
+        method += f"; codes drawn from {source}, fitted afterwards"
     lines = [
         f"data       {config.dataset}{f' ({note})' if note else ''}",
         f"method     {method}",
@@ -58,22 +64,23 @@ def _run(evaluation: Mapping[str, Any], config: Any) -> list[str]:
     return lines
 
 
-def _table(metrics: Mapping[str, Any]) -> list[str]:
+def _table(metrics: Mapping[str, Any], config: Any) -> list[str]:
     names = [name for name in _MEANINGS if name in metrics]
     names += [name for name in metrics if name not in _MEANINGS]
     if not names:
         return ["no metrics were evaluated"]
+    meanings = {**_MEANINGS, **(_OF_CODES if config.posterior == "deterministic" else {})}
     rows = [("metric", "value", "+/-", "", "")]
     for name in names:
         metric = metrics[name]
         value, error = _number(metric.get("value")), _number(metric.get("standard_error"))
-        rows.append((name, value, error, metric.get("unit", ""), _MEANINGS.get(name, "")))
+        rows.append((name, value, error, metric.get("unit", ""), meanings.get(name, "")))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = []
     for name, value, error, unit, meaning in rows:
         numbers = f"{value:>{widths[1]}}  {error:>{widths[2]}}"
         lines.append(f"{name:<{widths[0]}}  {numbers}  {unit:<{widths[3]}}  {meaning}")
-    lines.append("(+/- is one standard error; evaluation.json says how each number was made)")
+    lines.append("(+/- is one standard error; the JSON file says how each number was made)")
     return [line.rstrip() for line in lines]
 
 
@@ -111,14 +118,15 @@ def is_collapsed(config: Any, metrics: Mapping[str, Any]) -> bool:
     return has_density and kl is not None and kl < _COLLAPSED * config.latent_dim
 
 
-def _figures(config: Any, workdir: Path) -> list[str]:
+def _figures(config: Any, workdir: Path, source: str) -> list[str]:
+    end, flag = (".png", "") if source == PRIOR else (f"_{source}.png", f" --source {source}")
     stems = [stem for stem in _LOOK_AT if stem != "latent" or config.latent_dim == 2]
     folder = workdir / "figures"
-    missing = [stem for stem in stems if not (folder / f"{stem}.png").is_file()]
-    hint = f" (drawn by: vaejax figures --workdir {workdir})" if missing else ""
-    lines, width = [f"look at, in {folder}{hint}"], max(map(len, stems)) + 4
+    missing = [stem for stem in stems if not (folder / f"{stem}{end}").is_file()]
+    hint = f" (drawn by: vaejax figures --workdir {workdir}{flag})" if missing else ""
+    lines, width = [f"look at, in {folder}{hint}"], max(map(len, stems)) + len(end)
     for stem in stems:
         first, *more = _LOOK_AT[stem].split("\n")
-        lines.append(f"  {stem + '.png':<{width}}  {first}")
+        lines.append(f"  {stem + end:<{width}}  {first}")
         lines += [f"  {'':<{width}}  {line}" for line in more]
     return lines
