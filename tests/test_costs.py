@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import one_line
 from flax import linen as nn
 
 from vaejax.config import load_config
@@ -75,8 +76,8 @@ def evaluated(model, loss, step=3, params=None):
     if "elbo" in metrics:
         costs = [cost for name, cost in metrics.items() if name.startswith("cost/")]
         np.testing.assert_allclose([metrics["loss"], total], sum(costs), rtol=1e-5)
-        bound = -(metrics["reconstruction"] + metrics["kl"])
-        np.testing.assert_allclose(metrics["elbo"], bound, rtol=1e-6)
+        terms = metrics["reconstruction"] + metrics["kl"]
+        np.testing.assert_allclose(-metrics["elbo"], terms, rtol=1e-6)
     return metrics, grads
 
 
@@ -88,10 +89,9 @@ def run(prior, regularizer, row=(), step=3, player="vae", **changes):
 
 def assert_equal(one, other, tolerance=2e-5):
     """Gradient trees agree to `tolerance` of their norm."""
-    leaves = jax.tree.leaves(one), jax.tree.leaves(other)
-    norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=float)) for leaf in leaves[1]))
+    norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=float)) for leaf in jax.tree.leaves(other)))
     assert norm > 0
-    for a, b in zip(*leaves, strict=True):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * norm)
 
 
@@ -208,15 +208,13 @@ def test_published_sum_multiplies_reconstruction_and_kl_by_the_batch_size(regula
     weight, row = KL_WEIGHTS[regularizer]
     mean, mean_grads = run("decoupled", regularizer, row)
     summed, summed_grads = run("decoupled", regularizer, row, reduction="published_sum")
-    for name in mean:
+    for name in mean.keys() - {"loss"}:
         is_scaled = name in ("cost/reconstruction", "cost/kl", "cost/kl_capacity")
-        if name != "loss":
-            expected = mean[name] * (SIZE if is_scaled else 1)
-            np.testing.assert_allclose(summed[name], expected, rtol=1e-5, err_msg=name)
+        expected = mean[name] * (SIZE if is_scaled else 1)
+        np.testing.assert_allclose(summed[name], expected, rtol=1e-5, err_msg=name)
     model, _ = method("decoupled", regularizer, row)
     _, extra = evaluated(model, loss_of(reconstruction_cost, kl(weight)))
-    expected = jax.tree.map(lambda a, b: a + (SIZE - 1) * b, mean_grads, extra)
-    assert_equal(summed_grads, expected)
+    assert_equal(summed_grads, jax.tree.map(lambda a, b: a + (SIZE - 1) * b, mean_grads, extra))
 
 
 def test_mmd_compares_codes_with_prior_samples_in_representation_space():
@@ -282,11 +280,11 @@ def test_costs_of_the_posterior_join_the_loss_once():
     np.testing.assert_allclose([metrics["cost/extra"], metrics["elbo"]], [3, -3.5])
 
 
-def test_two_costs_of_one_name_are_an_error():
+@pytest.mark.parametrize("costs", [[kl(), kl_capacity(1.0, 1.0, 1), kl(2.0)], [kl()]])
+def test_two_costs_of_one_name_are_an_error(costs):
     terms = terms_of(jnp.zeros((4, 2)), kl=jnp.ones(4))
-    for costs in ([kl(), kl_capacity(1.0, 1.0, 1), kl(2.0)], [kl()]):
-        with pytest.raises(ValueError, match="two costs are named 'kl'"):
-            loss_of(*costs)(lambda *args: terms, batch(), 0)
+    with one_line("two costs are named 'kl'"):
+        loss_of(*costs)(lambda *args: terms, batch(), 0)
 
 
 def test_gamma_above_beta_warns_only_where_the_prior_does_not_factorize():
@@ -298,6 +296,5 @@ def test_gamma_above_beta_warns_only_where_the_prior_does_not_factorize():
 
 
 def test_decomposition_without_a_posterior_density_is_an_error():
-    with pytest.raises(ValueError, match=r"beta_tc.*diagonal_gaussian") as error:
+    with one_line(r"beta_tc.*diagonal_gaussian"):
         method("decoupled", "beta_tc", posterior="deterministic")
-    assert "\n" not in str(error.value)
