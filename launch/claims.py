@@ -53,9 +53,9 @@ def table(folder: Path) -> str:
     lines = ["| claim | measured | threshold | control | verdict |", "|---|---|---|---|---|"]
     for path in sorted(folder.glob("*.json")):
         claim = json.loads(path.read_text())
-        cells = (claim["statistic"], claim["threshold"], claim["control"])
-        shown = " | ".join(_plain(cell) for cell in cells)
-        lines.append(f"| {path.stem}: {claim['claim']} | {shown} | {claim['verdict']} |")
+        cells = [f"{path.stem}: {claim['claim']}"]
+        cells += [_plain(claim[part]) for part in ("statistic", "threshold", "control", "verdict")]
+        lines.append(" | ".join(cell.replace("|", "\\|") for cell in cells).join(("| ", " |")))
     return "\n".join(lines) + "\n"
 
 
