@@ -5,9 +5,9 @@
 
 Ten methods with fully connected networks (batch norm, 16 latent dimensions, 10 epochs), three
 seeds.  Every run is sampled from its prior and from densities fitted to its codes after training;
-VAE, beta-TC, CV-VAE and WAE are trained with a decoupled prior, too.  Weights are the published ones
-of arXiv 1903.12436, which are for w = 1 (`configs/rae_mnist.py`).  -log p(x|z) has no column: the
-noise of 2s-VAE is learned, that of the others is not.  Hours on 2 cores.
+VAE, beta-TC, CV-VAE and WAE are trained with a decoupled prior, too.  Weights are the published
+ones of arXiv 1903.12436, which are for w = 1 (`configs/rae_mnist.py`).  -log p(x|z) has no column:
+the noise of 2s-VAE is learned, that of the others is not.  Hours on 2 cores.
 
 The numbers to expect are in `configs/README.md`.
 """

@@ -110,7 +110,7 @@ def test_density_integrates_to_one_and_its_samples_follow_it(name, key):
     np.testing.assert_allclose(mean / spread, drawn.mean(axis=0) / spread, atol=0.05 + 10 * slack)
     covariance = (mass[:, None] * (grid - mean)).T @ (grid - mean)
     scale = np.outer(spread, spread)
-    np.testing.assert_allclose(covariance / scale, np.cov(drawn.T) / scale, atol=0.08 + 2 * slack)
+    np.testing.assert_allclose(covariance / scale, np.cov(drawn.T) / scale, atol=0.08 + 4 * slack)
 
 
 @every_density

@@ -105,12 +105,15 @@ def assert_close(one, other, tolerance=2e-5):
 
 @functools.cache
 def inputs(regularizer, prior):
-    """(config, dataset, state, rows, pair_rows); the state is initialized once per prior."""
+    """(config, dataset, state, rows, pair_rows); parameters are initialized once per prior."""
     config = load_config("configs/tiny.py").unlock()
     config.regularizer, config.prior = regularizer, prior
     dataset = dataset_from(config)
     rows = batch_rows(dataset, config.seed, STEP, config.batch_size)
-    return config, dataset, initial(prior, regularizer == "factor"), *rows
+    state = initial(prior, regularizer == "factor")
+    if regularizer == "rae_sn":  # normalized layers have statistics
+        state = state.replace(stats=initialized(config).stats)
+    return config, dataset, state, *rows
 
 
 @functools.cache
@@ -120,9 +123,12 @@ def initial(prior, with_critic):
         return state.replace(params={**state.params, "critic": {}})
     config = load_config("configs/tiny.py").unlock()
     config.regularizer, config.prior = "factor", prior
+    return initialized(config).replace(step=jnp.int32(STEP), opt_state={})
+
+
+def initialized(config):
     model, objective = make_method(config, (2,), 96)
-    state = initial_state(model, objective.players, 0, (2,))
-    return state.replace(step=jnp.int32(STEP), opt_state={})
+    return initial_state(model, objective.players, 0, (2,))
 
 
 @functools.cache

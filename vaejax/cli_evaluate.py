@@ -36,6 +36,19 @@ def evaluation_flags(command: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"also {', '.join(METRIC_NAMES)}, or all of these",
     )
+    _comparison_flags(command)
+    command.add_argument(
+        "--thresholds",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="T",
+        help="of leakage, log p0 in nats (default: where the prior has 0.1, 1, 10 %% of its mass)",
+    )
+
+
+def _comparison_flags(command: argparse.ArgumentParser) -> None:
+    """Add what the metrics that compare samples with data can be told."""
     command.add_argument(
         "--sets",
         nargs="+",
@@ -54,14 +67,6 @@ def evaluation_flags(command: argparse.ArgumentParser) -> None:
         "--inception",
         metavar="FILE",
         help="compare images in the features of the FID's Inception-v3, by this file of weights",
-    )
-    command.add_argument(
-        "--thresholds",
-        nargs="+",
-        type=float,
-        default=[],
-        metavar="T",
-        help="of leakage, log p0 in nats (default: where the prior has 0.1, 1, 10 %% of its mass)",
     )
 
 

@@ -59,13 +59,7 @@ def evaluate(
     model, state, config = load(workdir, checkpoint)
     model, state = sourced(workdir, model, state, source)
     dataset = run_dataset(workdir, config, dataset, other_data)
-    if comparison and (comparison.protocol, comparison.dataset.sha256) != (
-        protocol,
-        dataset.sha256,
-    ):
-        raise ValueError("this comparison is of another protocol or of other data")
-    if protocol.split not in dataset.splits:
-        raise unknown("split", protocol.split, dataset.splits)
+    _check(protocol, dataset, comparison)
     transform = make_transform(config, dataset, model.likelihood.unit_interval)
     given = model, state.variables(), dataset, transform, config.seed, protocol, quiet, comparison
     subject = Subject(*given)
@@ -87,6 +81,15 @@ def evaluate(
     result = _with_earlier(result, path)
     write_text(path, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _check(protocol: Protocol, dataset: Dataset, comparison: Comparison | None) -> None:
+    if protocol.split not in dataset.splits:
+        raise unknown("split", protocol.split, dataset.splits)
+    if comparison is not None:
+        is_same = comparison.protocol == protocol and comparison.dataset.sha256 == dataset.sha256
+        if not is_same:
+            raise ValueError("this comparison is of another protocol or of other data")
 
 
 def _rows(
