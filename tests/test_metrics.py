@@ -13,7 +13,7 @@ import pytest
 from conftest import one_line
 
 import vaejax
-from vaejax.cli_evaluate import METRIC_NAMES, evaluation_flags, evaluation_options
+from vaejax.cli_evaluate import METRIC_NAMES, SET_NAMES, evaluation_flags, evaluation_options
 from vaejax.config import load_config
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.evaluation import comparison, features, subject
@@ -21,7 +21,7 @@ from vaejax.evaluation.comparison import Comparison
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.evaluation.features import FeatureMap, classifier_features
 from vaejax.evaluation.metrics import METRICS, metrics_of
-from vaejax.evaluation.protocol import Counts, Protocol
+from vaejax.evaluation.protocol import SETS, Counts, Protocol
 from vaejax.evaluation.subject import Subject
 from vaejax.models.vae import make_model
 from vaejax.training.state import initial_state
@@ -96,6 +96,16 @@ def test_no_metric_depends_on_how_much_is_computed_at_once(monkeypatch):
         assert after[name]["value"] == pytest.approx(each["value"], rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("sets", [("random", "floor"), ("reconstructions", "low_posterior")])
+def test_sets_that_are_left_out_change_no_number_of_the_others(sets):
+    one = subject_of(prior="decoupled")
+    every = metrics_of(one, ("frechet", "precision_recall"))
+    few = dataclasses.replace(one, protocol=dataclasses.replace(one.protocol, sets=sets))
+    expected = {name: row for name, row in every.items() if any(f", {s}]" in name for s in sets)}
+    assert metrics_of(few, ("frechet", "precision_recall")) == expected
+    assert 0 < len(expected) < len(every)
+
+
 def test_data_are_nearest_to_data_and_low_posterior_samples_are_where_few_codes_are():
     one = subject_of(prior="standard_normal", scale=3.0)
     found = values(metrics_of(one, ("frechet", "kernel_distance", "precision_recall")))
@@ -128,6 +138,7 @@ def test_evaluate_writes_what_is_asked_for_with_its_protocol(tmp_path):
 
 def test_the_help_of_the_command_line_names_every_metric():
     assert set(METRIC_NAMES) == set(METRICS)
+    assert set(SET_NAMES) == set(SETS)
 
 
 def test_prd_says_of_every_set_of_samples_how_it_was_made():

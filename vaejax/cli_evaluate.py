@@ -8,6 +8,9 @@ from typing import Any
 # Those of the table METRICS, which is not imported to print help.
 METRIC_NAMES = ("symmetric_kl", "information", "leakage", "frechet", "kernel_distance")
 METRIC_NAMES += ("precision_recall", "prd", "approximate_elbo", "nearest_neighbors", "few_labels")
+# Those of `Protocol`.
+SET_NAMES = ("random", "low_posterior", "reconstructions", "interpolations", "pixel_midpoints")
+SET_NAMES += ("low_posterior_data", "floor")
 
 
 def evaluation_flags(command: argparse.ArgumentParser) -> None:
@@ -54,8 +57,7 @@ def _comparison_flags(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="what these metrics compare with data: random, low_posterior, reconstructions, "
-        "interpolations, pixel_midpoints, low_posterior_data, floor (default: all)",
+        help=f"what these metrics compare with data: {', '.join(SET_NAMES)} (default: all)",
     )
     command.add_argument(
         "--samples",

@@ -55,25 +55,18 @@ def train_cell(cell: Cell, seeds: Sequence[int], dataset: Dataset, quiet: bool) 
         raise KeyboardInterrupt(least)
 
 
-def evaluated(
-    table: ConfigDict,
-    cell: Cell,
-    folder: Path,
-    source: str,
-    dataset: Dataset,
-    comparison: Comparison,
-    quiet: bool,
-) -> dict[str, Any]:
-    """`evaluation.json` of a complete run, made anew unless it has the table's protocol.
+def evaluated(cell: Cell, folder: Path, source: str, comparison: Comparison) -> dict[str, Any]:
+    """`evaluation.json` of a complete run, made anew unless it has the protocol of `comparison`.
 
     A density that is not there yet is fitted first.
     """
-    wanted, config = protocol_of(table), saved_config(folder)
+    wanted, dataset, config = comparison.protocol, comparison.dataset, saved_config(folder)
+    quiet = comparison.quiet
     if source != PRIOR:
         density = cell.sources[source]
         fit_density(folder, name=source, config=density, dataset=dataset, quiet=quiet)
     try:
-        path = evaluation_path(folder, table.split, dataset, config, source)
+        path = evaluation_path(folder, wanted.split, dataset, config, source)
         found = json.loads(path.read_text())
         is_current = found["step"] == config.num_steps
         is_current &= found["config_sha256"] == config_sha256(config)

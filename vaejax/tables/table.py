@@ -78,7 +78,7 @@ def filled_table(
             say(f"evaluating {cell.name}, {source}")
             failure = failures.get(cell.folder, "")
             compared = comparisons.of(cell, data)
-            row = _failed(failure) if failure else _row(table, cell, source, compared, quiet)
+            row = _failed(failure) if failure else _row(table, cell, source, compared)
             rows.append({"method": cell.method, "prior": cell.prior, "source": source, **row})
         if table.control:
             say(f"fitting the control of {name}")
@@ -99,14 +99,9 @@ def _sourced(cells: list[Cell]) -> list[tuple[Cell, str]]:
     return [(cell, source) for cell in cells for source in cell.sources]
 
 
-def _row(
-    table: ConfigDict, cell: Cell, source: str, compared: Comparison, quiet: bool
-) -> dict[str, Any]:
+def _row(table: ConfigDict, cell: Cell, source: str, compared: Comparison) -> dict[str, Any]:
     folders = run_folders(cell, table.seeds)
-    given = compared.dataset, compared, quiet
-    found = {
-        seed: evaluated(table, cell, folder, source, *given) for seed, folder in folders.items()
-    }
+    found = {seed: evaluated(cell, folder, source, compared) for seed, folder in folders.items()}
     metrics = {seed: each["metrics"] for seed, each in found.items()}
     runs = [
         {"folder": str(folders[seed]), **{key: each[key] for key in _PROVENANCE}}

@@ -164,8 +164,7 @@ def _items(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_finite(tree: Any) -> bool:
-    leaves = [leaf for _, _, leaf in _leaves("", tree)]
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(leaves))
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
 
 
 def origin(run: Run, step: int, quiet: bool = True) -> str:
