@@ -37,7 +37,7 @@ def test_a_cell_has_one_output_that_ends_at_the_last_step(cell, monkeypatch, cap
                 report.note(step, {"loss": 1 / step}, 100.0)
     (shown,) = cell
     assert len(shown) < 120  # not a thousand
-    assert "1,000 of 1,000  loss 0.002" in shown[-1]["text/plain"]
+    assert "1,000 of 1,000  loss 0.001" in shown[-1]["text/plain"]
     assert 'max="1000" value="1000"' in shown[-1]["text/html"]
     assert "&lt;digits&gt;" in shown[-1]["text/html"]
     assert capsys.readouterr() == ("", "")
