@@ -83,10 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _command(commands, "evaluate", _evaluate, "write evaluation.json of a run")
     evaluation_flags(evaluate)
-
     sample = _command(commands, "sample", _sample, "draw samples: a PNG and an .npz")
     sample_flags(sample)
-
     figures = _command(commands, "figures", _figures, "draw the figures of a run")
     figure_flags(figures)
     for command in (evaluate, figures):

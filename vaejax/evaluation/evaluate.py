@@ -52,13 +52,10 @@ def evaluate(
     another source it goes on with that, and for data other than those of the run, which
     `other_data` must allow, it ends in their hash.  `seconds` is filled with the time of each
     metric.  comparison: that of another evaluation of the same data and protocol saves time.
-
     Raises ValueError for an unknown split, metric or source, one that the model or the data do not
     allow, wrong weights, data other than the run's, and a comparison of others.
 
-    >>> result = vaejax.evaluate("runs/digits", importance_samples=0)
-    >>> sorted(result["metrics"]["elbo"])
-    ['protocol', 'standard_error', 'unit', 'value']
+    >>> elbo = vaejax.evaluate("runs/digits", importance_samples=0)["metrics"]["elbo"]["value"]
     """
     workdir, protocol = Path(workdir), Protocol(**options)
     model, state, config = load(workdir, checkpoint)
@@ -83,8 +80,7 @@ def evaluate(
         "metrics": rows,
     }
     path = evaluation_path(workdir, protocol.split, dataset, config, source)
-    result = _with_earlier(result, path)
-    write_text(path, json.dumps(result, indent=2) + "\n")
+    write_text(path, json.dumps(result := _with_earlier(result, path), indent=2) + "\n")
     return result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from flax import linen as nn
 from vaejax.data.batches import batch_rows
 from vaejax.progress import ProgressReport
 from vaejax.training.checkpoint import Checkpoints, saved_steps
+from vaejax.training.metrics import NonFiniteError
 from vaejax.training.run import Run
 from vaejax.training.state import TRAIN, TrainState, stream_key
 from vaejax.training.step import gradients, make_batch
@@ -181,6 +182,20 @@ def origin(run: Run, step: int, quiet: bool = True) -> str:
         return f"the step could not be taken again ({' '.join(str(error).split())[:160]})"
     more = f"{folder} has the batch, and `{command_of(run, found.step)}` shows more"
     return f"{described(found)}; {more}"
+
+
+def raise_errors(runs: Sequence[Run], quiet: bool) -> None:
+    """Raise one NonFiniteError for the runs that ended in one, with where each began."""
+    said, steps = [], []
+    for run in runs:
+        if run.error:
+            name = "" if len(runs) == 1 else f"{run.workdir.name}: "
+            said.append(f"{name}{run.error}")
+            if run.writes:
+                said.append(origin(run, run.error.step, quiet))
+            steps.append(run.error.step)
+    if said:
+        raise NonFiniteError("; ".join(said), min(steps))
 
 
 def command_of(run: Run, step: int) -> str:

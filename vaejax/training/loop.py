@@ -32,7 +32,7 @@ from vaejax.progress import ProgressReport, said
 from vaejax.training import feed as feeding
 from vaejax.training import workdir as files
 from vaejax.training.checkpoint import Checkpoints, saved_steps, set_aside
-from vaejax.training.forensics import origin
+from vaejax.training.forensics import raise_errors
 from vaejax.training.metrics import NonFiniteError
 from vaejax.training.run import Run, model_of
 from vaejax.training.signals import Signals
@@ -174,24 +174,10 @@ def train(plan: Plan, step: int, devices: Sequence[Device], quiet: bool) -> Trai
         finally:
             for run in plan.runs:
                 run.close()
-    _raise_errors(plan.runs, quiet)
+    raise_errors(plan.runs, quiet)
     if signal.SIGINT in (loop.received, signals.received):
         raise KeyboardInterrupt(int(np.ravel(state.step)[0]))
     return state
-
-
-def _raise_errors(runs: Sequence[Run], quiet: bool) -> None:
-    """Raise one NonFiniteError for the runs that ended in one, with where each began."""
-    said, steps = [], []
-    for run in runs:
-        if run.error:
-            name = "" if len(runs) == 1 else f"{run.workdir.name}: "
-            said.append(f"{name}{run.error}")
-            if run.writes:
-                said.append(origin(run, run.error.step, quiet))
-            steps.append(run.error.step)
-    if said:
-        raise NonFiniteError("; ".join(said), min(steps))
 
 
 class _Loop:
