@@ -135,7 +135,7 @@ def build(
     """
     tree: dict[str, Any] = config.to_dict()
     name = tree[kind]
-    row = tree[CHOICES[kind]].get(name)
+    row: Any = tree[CHOICES[kind]].get(name)
     if name not in table and row is not None and name not in default_config()[CHOICES[kind]]:
         raise ValueError(
             f"no function for {kind} {name!r}, which the config has a row of; what puts it into "
