@@ -111,6 +111,7 @@ def test_a_full_disk_is_one_line_before_a_checkpoint_and_room_lets_it_go_on(
     assert_same_run(folder, twin)
 
 
+@pytest.mark.long
 def test_metrics_that_cannot_be_written_are_one_line_and_what_was_cut_is_made_again(tmp_path, twin):
     folder = tmp_path / "run"
     files = [path for path in twin[0].rglob("*") if path.is_file() and path.suffix != ".jsonl"]

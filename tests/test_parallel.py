@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import PAIRS, one_line
+from conftest import FEW_PAIRS, PAIRS, one_line, some_long
 
 from vaejax.config import load_config
 from vaejax.data.batches import batch_rows
@@ -136,7 +136,7 @@ def on_tiny(regularizer, prior, count):
     return on_devices(*inputs(regularizer, prior), count)
 
 
-@pytest.mark.parametrize(("regularizer", "prior"), PAIRS)
+@pytest.mark.parametrize(("regularizer", "prior"), some_long(PAIRS, FEW_PAIRS))
 def test_any_number_of_devices_gives_the_losses_and_gradients_of_plain_jit(regularizer, prior):
     reference = on_tiny(regularizer, prior, None)
     for count in (8, 4, 2) if regularizer in BATCH_COUPLED else (8,):
@@ -183,6 +183,7 @@ def batch_norm_inputs():
     return config, dataset, state.replace(opt_state={}), *rows
 
 
+@pytest.mark.long
 def test_batch_norm_gives_the_same_gradients_and_statistics_on_any_number_of_devices():
     config, dataset, state, *rows = batch_norm_inputs()
     reference = on_devices(config, dataset, state, *rows, None)

@@ -20,6 +20,7 @@ from vaejax.config import load_config, to_json
 from vaejax.training.checkpoint import saved_steps
 from vaejax.training.metrics import rows
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
 REGULARIZERS = ("beta_tc", "factor", "info")
 NUM_STEPS, MIDDLE = 8, 4

@@ -142,6 +142,7 @@ def test_a_lowered_rate_is_that_of_a_run_with_a_lower_rate(tmp_path, capsys):
     assert log(tmp_path / "lowered", "train") == log(tmp_path / "slow", "train")
 
 
+@pytest.mark.long
 def test_a_run_goes_back_to_its_checkpoint_so_many_times(tmp_path):
     given = {"dataset": data(1e30)}
     made = config(recovery="lower")
@@ -153,6 +154,7 @@ def test_a_run_goes_back_to_its_checkpoint_so_many_times(tmp_path):
     assert told == [(6, BAD_STEP)] * 2
 
 
+@pytest.mark.long
 def test_an_interrupted_run_keeps_its_rate_or_lowers_it_again(tmp_path):
     fit(lower(), tmp_path / "run")
     fit(lower(), tmp_path / "other")
