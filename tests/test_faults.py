@@ -148,7 +148,7 @@ def test_what_a_killed_process_left_of_a_checkpoint_is_removed_by_the_next(tmp_p
 
 def test_a_checkpoint_that_a_kill_left_removed_in_part_is_none(tmp_path, twin, monkeypatch):
     def killed(path):
-        min(path.rglob("manifest.ocdbt")).unlink()
+        min(Path(path).rglob("manifest.ocdbt")).unlink()
         raise KeyboardInterrupt
 
     def saving(keep, *steps):

@@ -87,11 +87,11 @@ class Training:
     def kill_at(self, aim: str, draws: random.Random, seconds: float) -> bool:
         """Kill it there, or later where that is over too soon.  -> whether it was still there.
 
-        `seconds`: what a whole run takes.
+        `seconds`: the longest until a random moment.
         """
         metrics, seen = self.folder / "metrics.jsonl", set()
         first = metrics.stat().st_size if metrics.exists() else 0
-        count, size = draws.randint(1, 4), first + draws.randint(1, 6000)
+        count, size = draws.randint(1, 3), first + draws.randint(1, 6000)
         limit = draws.uniform(0, seconds) if aim == "moment" else PATIENCE
 
         def is_due() -> bool:
@@ -105,7 +105,7 @@ class Training:
                 return len(seen) >= count and bool(written)
             if aim == "metrics":
                 return metrics.stat().st_size >= size
-            return (aim == "removal" and bool(removed)) or len(seen) > 6
+            return (aim == "removal" and bool(removed)) or len(seen) > 4
 
         since = time.monotonic()
         while self.process.exitcode is None:
