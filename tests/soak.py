@@ -136,6 +136,8 @@ def play(training: Training, twin: Twin, kind: str, draws: random.Random, kills:
             row["too late"] += 1
             break
         row["kills"].append((aim, training.landing()))
+        told = f"round {row['round']}, {row['pair']}: aimed at {aim}, killed {row['kills'][-1][1]}"
+        print(f"{told}, checkpoints {training.before} -> {training.saved()}", file=sys.stderr)
         twin.check_interrupted(training.folder, training.before, is_exact)
     training.start()
     status = training.status()
