@@ -110,13 +110,13 @@ def trained(tmp_path_factory):
     return folder
 
 
-def assert_same_training(folder, other, start):
+def assert_same_training(folder, other, start, steps=(MIDDLE, NUM_STEPS)):
     """Metrics to rounding; parameters to rounding of the way that the gradients moved them."""
     ours, theirs = rows(folder / "metrics.jsonl"), rows(other / "metrics.jsonl")
     for one, two in zip(ours, theirs, strict=True):
         assert (one["step"], one.pop("split")) == (two["step"], two.pop("split"))
         assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
-    for step in (MIDDLE, NUM_STEPS):
+    for step in steps:
         states = [vaejax.load(each, checkpoint=step)[1] for each in (folder, other)]
         ours, theirs = (jax.device_get(state.params) for state in states)
         moved = jax.tree.map(lambda a, b: np.linalg.norm(a - b), ours, start)
