@@ -25,7 +25,11 @@ CHOICES = {
 
 
 def default_config() -> ConfigDict:
-    """The whole tree with our defaults (handwritten digits, beta-TC-dpVAE).  Locked."""
+    """The whole tree with our defaults (handwritten digits, beta-TC-dpVAE).  Locked.
+
+    >>> vaejax.default_config().prior
+    'decoupled'
+    """
     config = ConfigDict(
         {
             "seed": 0,

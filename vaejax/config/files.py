@@ -31,6 +31,9 @@ def load_config(path: str) -> ConfigDict:
     """The config of `file.py`, `file.py:preset` (its `get_config`) or `config.json`.
 
     Raises ValueError when there is no such file or it holds no config.
+
+    >>> vaejax.load_config("configs/digits.py").dataset
+    'digits'
     """
     name, _, preset = path.partition(":")
     file = Path(name)

@@ -24,7 +24,10 @@ from vaejax.types import Array, Cost, Metrics, Terms
 
 
 def reconstruction(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
-    """E -log p(x|z), all constants included."""
+    """E -log p(x|z), all constants included.
+
+    >>> loss = vaejax.loss_of(vaejax.reconstruction)  # of an autoencoder, with noise on its codes
+    """
     return {"reconstruction": terms.reconstruction.mean()}
 
 
@@ -39,7 +42,10 @@ def weighted(cost: Cost, weight: float) -> Cost:
 
 
 def kl(weight: float = 1.0) -> Cost:
-    """weight E KL(q(z|x) || p(z)); weight is beta of beta-VAE-H (Higgins et al. 2017)."""
+    """weight E KL(q(z|x) || p(z)); weight is beta of beta-VAE-H (Higgins et al. 2017).
+
+    >>> beta_vae = vaejax.loss_of(vaejax.reconstruction, vaejax.kl(4.0))
+    """
 
     def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         return {"kl": weight * terms.kl.mean()}
@@ -147,6 +153,8 @@ def mmd_to_prior(
 
     kernel: of the two sets of draws, as those of `KERNELS`.
     In representation space: a flow prior's samples carry gradients to the flow (arXiv 1706.02262).
+
+    >>> loss = vaejax.loss_of(vaejax.reconstruction, vaejax.kl(), vaejax.mmd_to_prior(10.0))
     """
 
     def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:

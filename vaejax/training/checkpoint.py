@@ -151,9 +151,13 @@ def host_copy(state: TrainState) -> TrainState:
     return jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
 
 
-def saved_steps(workdir: Path) -> list[int]:
-    """Steps of the finished checkpoints of a run, ascending; [] where there is no run."""
-    folder = workdir / "checkpoints"
+def saved_steps(workdir: str | Path) -> list[int]:
+    """Steps of the finished checkpoints of a run, ascending; [] where there is no run.
+
+    >>> vaejax.saved_steps("runs/digits")
+    [2, 4]
+    """
+    folder = Path(workdir) / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdigit())  # unfinished ones have a suffix
 

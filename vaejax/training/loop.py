@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +27,7 @@ from vaejax.parallel import (
     together,
     usable_devices,
 )
-from vaejax.progress import ProgressReport
+from vaejax.progress import ProgressReport, said
 from vaejax.training import feed as feeding
 from vaejax.training import workdir as files
 from vaejax.training.checkpoint import Checkpoints, saved_steps, set_aside
@@ -62,6 +61,9 @@ def fit(
     when a loss or a gradient is not finite and `config.recovery` has nothing more to try.  Where
     JAX was started with several processes, all of them call this alike; the first one alone needs
     the folder, and a signal to any ends all.
+
+    >>> config = vaejax.load_config("configs/tiny.py:digits")
+    >>> model, state, config = vaejax.fit(config, "runs/digits", quiet=True)
     """
     with together():
         run = Run(config, Path(workdir), dataset_from(config, dataset), checkpoint)
@@ -117,8 +119,12 @@ def _restored(run: Run, step: int, checkpoint: int | None) -> TrainState:
 def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, TrainState, ConfigDict]:
     """(model, state, config) of a run, from its folder alone; the latest checkpoint by default.
 
-    `model.apply(state.variables(), ...)` works under plain `jit`.  Raises ValueError when there is
-    no run, or its checkpoint cannot be read.
+    `model.apply(state.variables(), ...)` works under plain `jit`, and `model.bind` of the same
+    gives its parts.  Raises ValueError when there is no run, or its checkpoint cannot be read.
+
+    >>> model, state, config = vaejax.load("runs/digits")
+    >>> model.bind(state.variables()).prior.sample(jax.random.key(0), 3).shape
+    (3, 2)
     """
     workdir = Path(workdir)
     config = saved_config(workdir)
@@ -178,7 +184,7 @@ class _Loop:
         self.plan, self.step, self.num_steps = plan, step, config.num_steps
         supply = plan.supply(devices)
         if not quiet:
-            print(feeding.described(dataset, devices, supply.is_resident), file=sys.stderr)
+            said(feeding.described(dataset, devices, supply.is_resident))
         stops = (config.eval_every, config.checkpoint_every)
         parts = feeding.dispatches(range(step, config.num_steps), supply.most, stops)
         self.feed = feeding.make_feed(supply, supply.source(devices), devices, parts)

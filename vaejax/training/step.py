@@ -56,6 +56,11 @@ def make_train_step(
 
     rows, pair_rows: (B, *X) raw; the second only where a critic needs it.  All players see the
     parameters before the update, which is multiplied with `rate` of the step, () -> ().
+
+    >>> step = jax.jit(vaejax.make_train_step(model, players, transform=transform, seed=0))
+    >>> after, metrics = step(start, rows)
+    >>> int(after.step), sorted(metrics)[:2]
+    (1, ['cost/kl', 'cost/reconstruction'])
     """
 
     def train_step(
