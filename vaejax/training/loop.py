@@ -105,7 +105,7 @@ def _retreat(run: Run, error: NonFiniteError, quiet: bool) -> None:
         log.write(step, SPLIT, {"failed_step": error.step, "factor": factor})
     if not quiet:
         again = f"goes on from step {step} with learning rates times {factor:g}"
-        print(f"recovery: {error}; {again}", file=sys.stderr)
+        said(f"recovery: {error}; {again}")
 
 
 def _restored(run: Run, step: int, checkpoint: int | None) -> TrainState:
