@@ -102,7 +102,7 @@ def trained_twin(folder: Path, config, cache: Path) -> Twin:
     training.start()
     if training.status() != 0:
         raise SystemExit(f"the twin {folder} ended: {training.said.read_text()}")
-    return Twin(folder, vaejax.load(folder)[1], config, max(time.monotonic() - since, 10.0))
+    return Twin(folder, vaejax.load(folder)[1], config, max(time.monotonic() - since, 20.0))
 
 
 def refuse(training: Training, flag: str):
