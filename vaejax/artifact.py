@@ -45,7 +45,7 @@ decode, sample, embed = (
     jax.jit(jax.export.deserialize(bytearray((folder / name).read_bytes())).call)
     for name in ("decode.jax", "sample.jax", "embed.jax")
 )
-x = sample(weights, np.uint32(0), np.arange(64, dtype=np.int32))  # seed, and which of its samples
+x = sample(weights, 0, np.arange(64))  # of seed 0, the first 64 samples
 z = embed(weights, x)
 x = decode(weights, z)"""
 _NOTES = (
@@ -148,7 +148,7 @@ def _programs(model: VAE, x_shape: tuple[int, ...], latent_dim: int) -> dict[str
 
     z = jax.ShapeDtypeStruct((n, latent_dim), np.float32)
     x = jax.ShapeDtypeStruct((n, *x_shape), np.float32)
-    seed, indices = (jax.ShapeDtypeStruct(*it) for it in (((), np.uint32), ((n,), np.int32)))
+    seed, indices = (jax.ShapeDtypeStruct(*it) for it in (((), np.int32), ((n,), np.int32)))
     drawn = (
         "the mean of p(x|z) at draws of z: of the seed's endless row of samples, those asked for"
     )
