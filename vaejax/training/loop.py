@@ -80,7 +80,7 @@ def fit(
 
 
 def _restored(run: Run, step: int, checkpoint: int | None) -> TrainState:
-    restored = run.checkpoints.restore(jax.eval_shape(run.start), step)
+    restored = run.checkpoints.restore(run.shapes(), step)
     if checkpoint is not None:
         set_aside(run.workdir, after=checkpoint)
         run.checkpoints.reload()
@@ -146,7 +146,7 @@ class Plan(NamedTuple):
 
 def lone_plan(run: Run) -> Plan:
     """`run` by itself, from its start, with a batch in parts over devices."""
-    return Plan([run], False, run.train_step(AXIS, {}), jax.eval_shape(run.start), run.start)
+    return Plan([run], False, run.train_step(AXIS, {}), run.shapes(), run.start)
 
 
 def train(plan: Plan, step: int, devices: Sequence[Device], quiet: bool) -> TrainState:
@@ -207,7 +207,7 @@ class _Loop:
             alone = len(own(devices)) == len(devices)  # `pmap` lowers for all or none
             compiling = pool.submit(lambda: alone and self.program.lower(*arguments).compile())
             self.state = plan.placed_state(devices)
-            compiling.result()
+            feeding.check_fits(compiling.result(), devices)
         with together():
             for run in plan.runs:
                 run.open_log(step)
