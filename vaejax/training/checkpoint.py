@@ -118,6 +118,8 @@ class Checkpoints:
             # Of values, unlike of its own records, TensorStore keeps no checksum.
             if not np.array_equal(saved["sha256"], _digest(saved["state"])):
                 raise ValueError("its values are not those that were saved")
+            if int(saved["state"].step) != step:
+                raise ValueError(f"it is that of step {int(saved['state'].step)}")
             return saved["state"]
         except Exception as error:  # Orbax and TensorStore raise many types for damaged files
             earlier = [other for other in steps if other < step]

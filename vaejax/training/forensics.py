@@ -88,7 +88,7 @@ def state_before(run: Run, step: int) -> TrainState:
     if not earlier:
         return run.start()
     with Checkpoints(run.workdir) as checkpoints:
-        return checkpoints.restore(jax.eval_shape(run.start), earlier[-1])
+        return checkpoints.restore(run.shapes(), earlier[-1])
 
 
 def rows_of(run: Run, step: int) -> tuple[np.ndarray, ...]:

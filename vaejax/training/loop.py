@@ -109,7 +109,7 @@ def _retreat(run: Run, error: NonFiniteError, quiet: bool) -> None:
 
 
 def _restored(run: Run, step: int, checkpoint: int | None) -> TrainState:
-    restored = run.checkpoints.restore(jax.eval_shape(run.start), step)
+    restored = run.checkpoints.restore(run.shapes(), step)
     if checkpoint is not None:
         set_aside(run.workdir, after=checkpoint)
         run.checkpoints.reload()
@@ -195,7 +195,7 @@ class _Loop:
             alone = len(own(devices)) == len(devices)  # `pmap` lowers for all or none
             compiling = pool.submit(lambda: alone and self.program.lower(*arguments).compile())
             self.state = plan.placed_state(devices)
-            compiling.result()
+            feeding.check_fits(compiling.result(), devices)
         with together():
             for run in plan.runs:
                 run.open_log(step)

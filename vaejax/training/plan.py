@@ -57,4 +57,4 @@ class Plan(NamedTuple):
 
 def lone_plan(run: Run) -> Plan:
     """`run` by itself, from its start, with a batch in parts over devices."""
-    return Plan([run], False, run.train_step(AXIS, {}), jax.eval_shape(run.start), run.start)
+    return Plan([run], False, run.train_step(AXIS, {}), run.shapes(), run.start)

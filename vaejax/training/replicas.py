@@ -152,7 +152,7 @@ def make_plan(
         states = [_state(run, lead, step) for run in runs]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
-    one = jax.eval_shape(lead.start)
+    one = lead.shapes()
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(runs), *x.shape), x.dtype), one)
     return Plan(runs, True, _replicated(lead, values, vectorized), like, state)
 
@@ -163,7 +163,7 @@ def _array(key: str, values: list[Any]) -> Array:
 
 def _state(run: Run, lead: Run, step: int) -> TrainState:
     if step:
-        return run.checkpoints.restore(jax.eval_shape(lead.start), step)
+        return run.checkpoints.restore(lead.shapes(), step)
     return lead.state_of(run.config.seed)
 
 

@@ -18,6 +18,7 @@ from vaejax.data.arrays import Dataset
 from vaejax.data.batches import batch_indices
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.locks import held
+from vaejax.memory import check_memory
 from vaejax.models.vae import VAE
 from vaejax.objectives.regularizers import make_method
 from vaejax.parallel import is_first_process
@@ -85,6 +86,14 @@ class Run:
     def start(self) -> TrainState:
         """The state before the first step."""
         return self.state_of(self.config.seed)
+
+    def shapes(self) -> TrainState:
+        """Those of its state, without data.  Raises ValueError where that is beyond all memory."""
+        found = jax.eval_shape(self.start)
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(found))
+        knobs = "lower config.latent_dim, or widths and channels of the parts in use"
+        check_memory(size, "the parameters and what optimizers know of them", knobs)
+        return found
 
     @functools.cached_property
     def state_of(self) -> Callable[[int], TrainState]:
