@@ -167,8 +167,9 @@ def build(
         )
     if name not in table:
         raise unknown(kind, name, table)
+    keywords: dict[str, Any] = {**more, **tree[CHOICES[kind]][name]}
     try:
-        inspect.signature(table[name]).bind(*args, **more, **row)
+        inspect.signature(table[name]).bind(*args, **keywords)
     except TypeError as error:
         raise ValueError(f"config.{CHOICES[kind]}.{name} is not its row: {error}") from error
-    return table[name](*args, **more, **row)
+    return table[name](*args, **keywords)
