@@ -24,6 +24,7 @@ from vaejax.evaluation.laplace import expansion, second_order_elbo
 from vaejax.evaluation.latent import codes
 from vaejax.evaluation.likelihood import importance_weighted_bound
 from vaejax.reporting.opened import OpenedRun
+from vaejax.training.state import EVALUATE, stream_key
 from vaejax.training.validation import make_split_terms
 
 ACTIVE, SCALE = 3, 0.2  # B5: units, exactly; learned scale over that of the noise, off by at most
@@ -189,11 +190,10 @@ def _bounds(runs: list[OpenedRun]) -> dict[str, list[float]]:
     """Means over the test split, of every run."""
     found: dict[str, list[float]] = {}
     for run in runs:
-        rows, given = _rows(run), {"transform": run.transform, "seed": run.seed}
-        terms = make_split_terms(run.model, **given)(run.variables, rows)
-        weighted = importance_weighted_bound(
-            run.model, run.variables, rows, num_samples=DRAWS, **given
-        )
+        rows, given = _rows(run), {"transform": run.transform}
+        terms = make_split_terms(run.model, seed=run.seed, **given)(run.variables, rows)
+        given |= {"num_samples": DRAWS, "key": stream_key(run.seed, EVALUATE)}
+        weighted = importance_weighted_bound(run.model, run.variables, rows, **given)
         around = expansion(run.model, run.variables, rows, transform=run.transform)
         weight = run.config.likelihoods.gaussian.mse_weight
         error = decoded(run, codes_of(run, "test")) - images(run, "test")

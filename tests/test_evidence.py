@@ -20,6 +20,7 @@ from vaejax.models.posteriors import DiagonalGaussian
 from vaejax.models.priors import Decoupled, StandardNormal
 from vaejax.models.vae import VAE
 from vaejax.training import validation
+from vaejax.training.state import EVALUATE, stream_key
 
 MSE_WEIGHT, SCALE = 2.0, 4.0  # s2 = 1 / (2 w); x = raw / SCALE
 S2 = 1 / (2 * MSE_WEIGHT)
@@ -51,7 +52,7 @@ class Case(NamedTuple):
             self.rows,
             num_samples=num_samples,
             transform=scaled(SCALE),
-            seed=seed,
+            key=stream_key(seed, EVALUATE),
             **more,
         )
 

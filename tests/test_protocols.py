@@ -48,6 +48,7 @@ def result(workdir):
     return evaluate(workdir, **options)
 
 
+@pytest.mark.long
 def test_results_do_not_depend_on_the_number_of_devices(workdir, result, tmp_path):
     flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
     environment = {**os.environ, "XLA_FLAGS": flags}
@@ -90,9 +91,11 @@ def test_a_bound_of_some_examples_is_that_of_the_same_ones_among_all(workdir, tm
     assert "1 of 200 examples" in alone["protocol"]
     assert "200 of 200 examples (all)" in more["importance_weighted_nll"]["protocol"]
     from vaejax.evaluation.likelihood import importance_weighted_bound
+    from vaejax.training.state import EVALUATE, stream_key
 
     run = opened(workdir)
-    given = {"num_samples": 4, "transform": run.transform, "seed": run.seed}
+    key = stream_key(run.seed, EVALUATE)
+    given = {"num_samples": 4, "transform": run.transform, "key": key}
     rows = run.dataset.splits["test"]
     every = importance_weighted_bound(run.model, run.variables, rows, **given)
     assert alone["value"] == pytest.approx(-every[some(200, 1)[0]], rel=1e-4)

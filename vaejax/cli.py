@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vaejax.cli_bench import bench_command
+from vaejax.cli_bench import bench_command, estimated
 from vaejax.cli_data import data_commands
 from vaejax.cli_density import fit_density_command
 from vaejax.cli_errors import OneLineParser, refuse_strangers, show_warning, told
 from vaejax.cli_evaluate import evaluation_flags, evaluation_options
+from vaejax.cli_export import export_flags, exported
 from vaejax.cli_figures import figure_flags, figure_options
 from vaejax.cli_replay import replay_command
 from vaejax.cli_report import report_command
@@ -93,7 +94,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--other-data", action="store_true", help="although the run was trained on other data"
         )
-    for command in (evaluate, sample, figures):
+
+    export = _command(commands, "export", _export, "write decoder and sampler for JAX alone")
+    export_flags(export)
+    for command in (evaluate, sample, figures, export):
         command.add_argument(
             "--source",
             default="prior",
@@ -136,7 +140,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.estimate and arguments.replicas:
         raise ValueError("--estimate is of one run; leave --replicas out")
     if arguments.estimate:
-        return _estimate(config, arguments)
+        return estimated(config, arguments)
     if arguments.replicas:
         return _train_replicas(config, arguments)
     from vaejax.training.loop import fit
@@ -170,16 +174,6 @@ def _train_replicas(config: Any, arguments: argparse.Namespace) -> int:
         print(folder)
     if min(steps.values()) < config.num_steps:
         print(_stopped(arguments, min(steps.values())))
-    return 0
-
-
-def _estimate(config: Any, arguments: argparse.Namespace) -> int:
-    from vaejax.benchmark.estimate import cost_estimate, estimate_text
-    from vaejax.data.sources import dataset_from
-    from vaejax.parallel import usable_devices
-
-    devices = usable_devices(config.batch_size, arguments.devices)
-    print(estimate_text(cost_estimate(config, dataset_from(config), devices)))
     return 0
 
 
@@ -229,6 +223,11 @@ def _figures(arguments: argparse.Namespace, overrides: list[str]) -> int:
     for path in write_figures(arguments.workdir, data(), **figure_options(arguments), **given):
         print(path)
     return 0
+
+
+def _export(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    _run_config(arguments, overrides)
+    return exported(arguments)
 
 
 def _resolved_config(arguments: argparse.Namespace, overrides: list[str]) -> Any:

@@ -53,3 +53,14 @@ def _bench(arguments: argparse.Namespace, overrides: list[str]) -> int:
         write_json(arguments.json, result)
     rich.print(table(result))
     return 0
+
+
+def estimated(config: Any, arguments: argparse.Namespace) -> int:
+    """Print what a run will cost.  Raises ValueError."""
+    from vaejax.benchmark.estimate import cost_estimate, estimate_text
+    from vaejax.data.sources import dataset_from
+    from vaejax.parallel import usable_devices
+
+    devices = usable_devices(config.batch_size, arguments.devices)
+    print(estimate_text(cost_estimate(config, dataset_from(config), devices)))
+    return 0

@@ -126,7 +126,11 @@ LossFn = Callable[[Any, Batch, Array], tuple[Array, Metrics]]
 
 
 class Player(NamedTuple):
-    """One optimizer, the parameter groups it updates, and the loss it lowers."""
+    """One optimizer, the parameter groups it updates, and the loss it lowers.
+
+    >>> loss = vaejax.loss_of(vaejax.reconstruction, vaejax.kl())
+    >>> players = {"vae": vaejax.Player(vaejax.types.GENERATIVE, loss, optax.adam(1e-3))}
+    """
 
     owns: tuple[str, ...]
     loss: LossFn

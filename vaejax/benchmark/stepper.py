@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from vaejax.data.arrays import Dataset
 from vaejax.memory import program_memory
 from vaejax.training.feed import make_feed, mapped_steps
-from vaejax.training.loop import Plan, lone_plan
+from vaejax.training.plan import Plan, lone_plan
 from vaejax.training.replicas import make_plan, replica_configs
 from vaejax.training.run import Run
 from vaejax.types import Device

@@ -24,6 +24,7 @@ _PLACES = (
     "datasets.image_folder.path:",
     "datasets.tfds.data_dir:",
 )
+_MAY_CHANGE = (*_PLACES, "recovery:", "recoveries.")  # while a run is interrupted
 _DATA = (*_PLACES, "dataset:", "datasets.", "data_sha256:")
 
 
@@ -31,6 +32,9 @@ def load_config(path: str) -> ConfigDict:
     """The config of `file.py`, `file.py:preset` (its `get_config`) or `config.json`.
 
     Raises ValueError when there is no such file or it holds no config.
+
+    >>> vaejax.load_config("configs/digits.py").dataset
+    'digits'
     """
     name, _, preset = path.partition(":")
     file = Path(name)
@@ -160,7 +164,7 @@ def check_same_config(workdir: Path, config: ConfigDict, other_data: bool = Fals
     `other_data`, neither does anything else about the data.
     """
     saved, given = saved_config(workdir), from_json(to_json(config))
-    ignored = _DATA if other_data else _PLACES
+    ignored = _DATA if other_data else _MAY_CHANGE
     if not given.data_sha256:  # filled in by the run
         ignored = (*ignored, "data_sha256:")
     differing = [line for line in differing_keys(saved, given) if not line.startswith(ignored)]

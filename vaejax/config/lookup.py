@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -43,9 +44,13 @@ _LONGEST = 64  # entries of a tuple
 
 
 def validate(config: ConfigDict) -> None:
-    """Raise ValueError, in one line, for an unknown key or name, a wrong type or a bad size."""
+    """Raise ValueError, in one line, for an unknown key or name, a wrong type or a bad size.
+
+    A choice may name a row that is not ours, of plain values: `build` wants its function.
+    """
     tree: dict[str, Any] = config.to_dict()
-    check_tree(tree, default_config().to_dict(), "config")
+    allowed: dict[str, Any] = default_config().to_dict()
+    check_tree(_without_own_rows(tree, allowed), allowed, "config")
     for choice, table in CHOICES.items():
         if tree[choice] not in tree[table]:
             raise unknown(choice, tree[choice], tree[table])
@@ -55,6 +60,28 @@ def validate(config: ConfigDict) -> None:
     if config.splits.validation + config.splits.test >= 1:
         fractions = f"{config.splits.validation} and {config.splits.test}"
         raise ValueError(f"config.splits takes {fractions} of the data; their sum must be below 1")
+
+
+def _without_own_rows(tree: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` without the chosen rows that `allowed` lacks, whose values are looked at here."""
+    rest = dict(tree)
+    for choice, table in CHOICES.items():
+        name, rows = tree.get(choice), tree.get(table)
+        if not (isinstance(rows, Mapping) and isinstance(name, str)) or name in allowed[table]:
+            continue
+        if isinstance(row := rows.get(name), Mapping):
+            for key, value in row.items():
+                _check_plain(value, f"config.{table}.{name}.{key}")
+            rest[table] = {key: value for key, value in rows.items() if key != name}
+    return rest
+
+
+def _check_plain(value: Any, path: str) -> None:
+    for item in value if isinstance(value, tuple) else (value,):
+        is_plain = isinstance(item, str | bool | int | float)
+        if not is_plain or (isinstance(item, float) and not math.isfinite(item)):
+            kinds = "a text, a finite number or a tuple of such"
+            raise ValueError(f"{path} is {value!r}; it must be {kinds}")
 
 
 def check_tree(given: Mapping, allowed: Mapping, path: str) -> None:
@@ -127,10 +154,21 @@ def build(
 ) -> Any:
     """Call the row of `table` that `config[kind]` names with its hyper-parameters.
 
-    Raises ValueError for a name that is not in the table.
+    Raises ValueError for a name that is not in the table, and for hyper-parameters that are not
+    those of its function.
     """
     tree: dict[str, Any] = config.to_dict()
     name = tree[kind]
+    row = tree[CHOICES[kind]].get(name)
+    if name not in table and row is not None and name not in default_config()[CHOICES[kind]]:
+        raise ValueError(
+            f"no function for {kind} {name!r}, which the config has a row of; what puts it into "
+            "our table must be imported first (on the command line: --config FILE.py)"
+        )
     if name not in table:
         raise unknown(kind, name, table)
-    return table[name](*args, **more, **tree[CHOICES[kind]][name])
+    try:
+        inspect.signature(table[name]).bind(*args, **more, **row)
+    except TypeError as error:
+        raise ValueError(f"config.{CHOICES[kind]}.{name} is not its row: {error}") from error
+    return table[name](*args, **more, **row)

@@ -53,6 +53,9 @@ class Dataset:
 
     "train" is needed; "validation" and "test" are taken from it where they are missing.  Gray
     images may lack their channel axis.
+
+    >>> images = np.zeros((500, 16, 16, 3), np.uint8)
+    >>> mine = vaejax.Dataset("mine", {"train": images}, scale=255.0)
     """
 
     name: str

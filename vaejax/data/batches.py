@@ -44,6 +44,10 @@ def batch_rows(
 
     -> for every stream an array (batch_size, *X), uint8 or float32.  Raises ValueError as
     `batch_indices` does.
+
+    >>> rows, others = vaejax.batch_rows(dataset, seed=0, step=0, batch_size=50)
+    >>> rows.shape
+    (50, 8, 8, 1)
     """
     train = dataset.splits["train"]
     return tuple(

@@ -27,6 +27,7 @@ from vaejax.progress import ProgressReport
 from vaejax.records import check_kinds, read_json
 from vaejax.training.loop import load
 from vaejax.training.run import run_dataset
+from vaejax.training.state import EVALUATE, stream_key
 from vaejax.training.validation import make_split_terms
 from vaejax.training.workdir import write_text
 
@@ -60,6 +61,10 @@ def evaluate(
 
     Raises ValueError for an unknown split, metric or source, one that the model or the data do not
     allow, wrong weights, data other than the run's, and a comparison of others.
+
+    >>> result = vaejax.evaluate("runs/digits", importance_samples=0)
+    >>> sorted(result["metrics"]["elbo"])
+    ['protocol', 'standard_error', 'unit', 'value']
     """
     workdir, protocol = Path(workdir), Protocol(**options)
     model, state, config = load(workdir, checkpoint)
@@ -213,7 +218,7 @@ def _bound(subject: Subject) -> dict[str, Row]:
             indices=chosen,
             num_samples=num_samples,
             transform=subject.transform,
-            seed=subject.seed,
+            key=stream_key(subject.seed, EVALUATE),
             progress=progress.update,
         )
     which = "all" if len(chosen) == len(rows) else "the same always"

@@ -16,7 +16,7 @@ from vaejax.evaluation.logsums import LogSum, no_terms
 from vaejax.models.likelihoods import event_log_prob
 from vaejax.models.vae import VAE
 from vaejax.parallel import example_keys
-from vaejax.training.state import EVALUATE, observed, stream_key
+from vaejax.training.state import observed
 from vaejax.training.validation import even_size, in_blocks, num_at_once
 from vaejax.types import Array
 
@@ -38,7 +38,7 @@ def importance_weighted_bound(
     *,
     num_samples: int,
     transform: Transform,
-    seed: int,
+    key: Array,
     indices: np.ndarray | None = None,
     batch_size: int | None = None,
     chunk: int | None = None,
@@ -47,8 +47,9 @@ def importance_weighted_bound(
     """log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x) with z_s ~ q(z|x) (arXiv 1509.00519, eq. 8).
 
     rows: (N, *X) raw -> (N,) nats, below log p(x) in expectation, less so with more samples.
-    indices: (N,) of the rows in their data set, by which they draw; else 0 to N - 1.  `batch_size`
-    times at most `chunk` are decoded at once.  Raises ValueError without samples.
+    key: of all draws; indices: (N,) of the rows in their data set, by which they draw, else 0 to
+    N - 1.  `batch_size` times at most `chunk` are decoded at once.  Raises ValueError without
+    samples.
     """
     if num_samples < 1:
         raise ValueError(f"the number of importance samples is {num_samples}; at least 1")
@@ -60,7 +61,7 @@ def importance_weighted_bound(
     @jax.jit
     def encoded(variables: Any, rows: Array, indices: Array) -> _Block:
         x = observed(transform, rows, indices)
-        keys = example_keys(stream_key(seed, EVALUATE), indices)
+        keys = example_keys(key, indices)
         return _Block(x, nn.apply(VAE.features, model)(variables, x), keys)
 
     def with_chunk(sums: LogSum, variables: Any, block: _Block, first: Array) -> LogSum:

@@ -89,6 +89,9 @@ def make_model(
     With `axis_name`, batch norm averages over that mapped axis.  spectral_norm: "encoder" and
     "decoder", whose kernels are divided by their spectral norm.  Raises ValueError for an unknown
     name and for a trunk that does not fit the data.
+
+    >>> type(vaejax.make_model(config, x_shape=(8, 8, 1)).prior).__name__
+    'Decoupled'
     """
     for kind in ("encoder", "decoder"):
         _check_fit(kind, config, x_shape)

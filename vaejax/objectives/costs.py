@@ -6,6 +6,7 @@ batch take the name of the mapped device axis, as Flax's batch norm does.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +20,15 @@ from vaejax.objectives.divergences import (
     log_aggregate_posterior_at,
     squared_mmd,
 )
-from vaejax.parallel import averaged, gathered, positions
+from vaejax.parallel import averaged, gathered, local_rows, positions
 from vaejax.types import Array, Cost, Metrics, Terms
 
 
 def reconstruction(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
-    """E -log p(x|z), all constants included."""
+    """E -log p(x|z), all constants included.
+
+    >>> loss = vaejax.loss_of(vaejax.reconstruction)  # of an autoencoder, with noise on its codes
+    """
     return {"reconstruction": terms.reconstruction.mean()}
 
 
@@ -39,7 +43,10 @@ def weighted(cost: Cost, weight: float) -> Cost:
 
 
 def kl(weight: float = 1.0) -> Cost:
-    """weight E KL(q(z|x) || p(z)); weight is beta of beta-VAE-H (Higgins et al. 2017)."""
+    """weight E KL(q(z|x) || p(z)); weight is beta of beta-VAE-H (Higgins et al. 2017).
+
+    >>> beta_vae = vaejax.loss_of(vaejax.reconstruction, vaejax.kl(4.0))
+    """
 
     def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         return {"kl": weight * terms.kl.mean()}
@@ -147,12 +154,15 @@ def mmd_to_prior(
 
     kernel: of the two sets of draws, as those of `KERNELS`.
     In representation space: a flow prior's samples carry gradients to the flow (arXiv 1706.02262).
+
+    >>> loss = vaejax.loss_of(vaejax.reconstruction, vaejax.kl(), vaejax.mmd_to_prior(10.0))
     """
 
     def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         z = gathered(terms.code.z, axis_name)
         u = model.prior.sample(key, len(z))
-        return {"mmd": weight * squared_mmd(u, z, kernel(u, z), unbiased)}
+        own = functools.partial(local_rows, num_rows=len(terms.code.z), axis_name=axis_name)
+        return {"mmd": weight * squared_mmd(u, z, kernel(u, z), unbiased, own=own)}
 
     return cost
 

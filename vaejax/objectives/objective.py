@@ -15,6 +15,10 @@ def loss_of(*costs: Cost) -> LossFn:
     Its metrics are `loss`, the unweighted `elbo`, `reconstruction` and `kl`, and each weighted term
     as `cost/<name>`.  What the posterior itself adds (`code.costs`) is part of the sum.  Raises
     ValueError when two costs share a name.
+
+    >>> def small_codes(model, terms, key, step):
+    ...     return {"small_codes": 0.1 * (terms.code.mean**2).sum(axis=-1).mean()}
+    >>> loss = vaejax.loss_of(vaejax.reconstruction, vaejax.kl(), small_codes)
     """
 
     def loss(model: Any, batch: Batch, step: Array, train: bool = True) -> tuple[Array, Metrics]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from vaejax.data.arrays import Dataset
 from vaejax.evaluation.protocol import Counts, Protocol
@@ -74,20 +75,53 @@ def write_figures(
     and `sourced` do, for data other than those of the run, unless `other_data`, for an unknown
     name, a figure that does not fit, and a pair of different data.
     """
-    workdir, names = Path(workdir), list(names) or (["all"] if pair else [])
-    check_names(names, BASIC)
+    workdir = Path(workdir)
     folders = [workdir] if pair is None else [workdir, Path(pair)]
     given: dict[str, Any] = {"checkpoint": checkpoint, "other_data": other_data, "source": source}
+    basic, exhibits = _chosen(folders, dataset, names, given)
+    paths = [workdir / "figures" / f"{name}{_suffix(source)}.png" for name in basic]
+    for path, figure in zip(paths, basic.values(), strict=True):
+        figures.save(figure, path)
+    return [*paths, *_write_exhibits(workdir, folders, exhibits, _suffix(source))]
+
+
+def figures_of(
+    workdir: str | Path,
+    dataset: Dataset | None = None,
+    *,
+    names: Sequence[str] = (),
+    pair: str | Path | None = None,
+    source: str = PRIOR,
+    checkpoint: int | None = None,
+    other_data: bool = False,
+) -> dict[str, Figure]:
+    """The figures of `write_figures`, by name, to look at: nothing is written.
+
+    >>> vaejax.figures_of("runs/digits", names=["samples", "decoupling"]).keys()
+    dict_keys(['samples', 'decoupling'])
+    """
+    folders = [Path(workdir)] if pair is None else [Path(workdir), Path(pair)]
+    given: dict[str, Any] = {"checkpoint": checkpoint, "other_data": other_data, "source": source}
+    basic, exhibits = _chosen(folders, dataset, names, given)
+    return basic | {name: FIGURES[name].draw(arrays) for name, arrays in exhibits.items()}
+
+
+def _chosen(
+    folders: Sequence[Path],
+    dataset: Dataset | None,
+    names: Sequence[str],
+    given: Mapping[str, Any],
+) -> tuple[dict[str, Figure], dict[str, dict[str, Any]]]:
+    """Those of BASIC that are wanted, drawn, and the arrays of those of FIGURES."""
+    names = list(names) or (["all"] if len(folders) > 1 else [])
+    check_names(names, BASIC)
     others = [name for name in names if name not in BASIC]
     exhibits, basic = {}, {}
     if others:
         exhibits = figure_arrays(labeled_subjects(folders, dataset, **given), others)
     if not names or set(names) & {*BASIC, "all"}:
-        basic = basic_figures(opened(workdir, dataset, **given), names)
-    paths = [workdir / "figures" / f"{name}{_suffix(source)}.png" for name in basic]
-    for path, figure in zip(paths, basic.values(), strict=True):
-        figures.save(figure, path)
-    return [*paths, *_write_exhibits(workdir, folders, exhibits, _suffix(source))]
+        basic = basic_figures(opened(folders[0], dataset, **given), names)
+    return basic, exhibits
 
 
 def labeled_subjects(

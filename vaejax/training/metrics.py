@@ -49,12 +49,11 @@ class MetricsLog:
             self._events.close()
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """One line of metrics.  Raises NonFiniteError after writing it."""
+        """One line of metrics."""
         _append(self._metrics, {"step": step, "split": split, **_plain(values)})
         if self._events:
             for name, value in values.items():
                 self._events.add_scalar(f"{split}/{name}", value, step)
-        check_finite(step, values)
 
     def compiled(self, step: int) -> None:
         """Measure the rate from here: `step`, the first of this process, mostly compiled."""

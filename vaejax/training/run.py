@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaejax.config import validate
+from vaejax.config import build, validate
 from vaejax.data.arrays import Dataset
 from vaejax.data.batches import batch_indices
 from vaejax.data.sources import dataset_from, make_transform
@@ -21,6 +22,7 @@ from vaejax.memory import check_memory
 from vaejax.models.vae import VAE
 from vaejax.objectives.regularizers import make_method
 from vaejax.parallel import is_first_process
+from vaejax.training import recovery
 from vaejax.training import workdir as files
 from vaejax.training.checkpoint import Checkpoints, host_copy, saved_steps
 from vaejax.training.metrics import (
@@ -56,6 +58,11 @@ class Run:
             raise ValueError(f"no checkpoint {checkpoint} in {workdir}; {self.saved} are there")
         if config.tensorboard:
             event_writer()  # refuses where the package is missing
+        self.recovery = build(recovery.RECOVERIES, "recovery", config)
+        log = workdir / "metrics.jsonl"
+        last = max(self.saved, default=0) if checkpoint is None else checkpoint
+        self.lowered = recovery.lowered(log if self.writes else Path(os.devnull), last)
+        self.skipped = 0
         self.held_out = "validation" if "validation" in dataset.splits else "test"
         self.error: NonFiniteError | None = None
         self._open = contextlib.ExitStack()
@@ -102,20 +109,23 @@ class Run:
         model, objective = make_method(
             config, self.dataset.x_shape, self.num_train, axis_name, checked=False
         )
-        return make_train_step(
+        train_step = make_train_step(
             model,
             objective.players,
             transform=self.transform,
             seed=config.seed,
             ema_decay=config.ema_decay,
+            rate=recovery.slowed(self.lowered),
             axis_name=axis_name,
         )
+        return recovery.skipping(train_step) if self.recovery.skips else train_step
 
     def open_log(self, step: int) -> None:
         """Log from after `step` on."""
         given = self.workdir, step, self.config.tensorboard
         log = MetricsLog(*given) if self.writes else SilentLog()
         self.log = self._open.enter_context(log)
+        self.skipped = recovery.skipped(self.workdir / "metrics.jsonl") if self.writes else 0
         transform, seed = self.transform, self.config.seed
         self._split_terms = make_split_terms(self.model, transform=transform, seed=seed)
 
@@ -136,7 +146,13 @@ class Run:
         """Log the metrics of a step.  -> them, and the rate in steps per second."""
         values = {name: float(value) for name, value in sorted(metrics.items())}
         self.log.write(step, "train", values)
+        self.skipped += recovery.is_skipped(values)
+        self._check(step, values)
         return values, self.log.write_timing(step)
+
+    def _check(self, step: int, metrics: Mapping[str, np.ndarray] | Mapping[str, float]) -> None:
+        if not recovery.is_skipped(metrics) or self.skipped > self.recovery.skips:
+            check_finite(step, metrics)
 
     def evaluate_and_save(
         self, step: int, state: TrainState, metrics: Mapping[str, np.ndarray]
@@ -144,7 +160,8 @@ class Run:
         """What is due after `step`."""
         if self.is_due(step, self.config.eval_every):
             terms = self._split_terms(state.variables(), self.dataset.splits[self.held_out])
-            self.log.write(step, self.held_out, means(terms))
+            self.log.write(step, self.held_out, values := means(terms))
+            check_finite(step, values)
         if self.is_due(step, self.config.checkpoint_every):
             self.save(state, metrics)
 
@@ -153,7 +170,7 @@ class Run:
         step = int(state.step)
         if self.writes and step in self.checkpoints.steps():
             return
-        check_finite(step, metrics)
+        self._check(step, metrics)
         self.log.sync()
         copy = host_copy(state)
         check_finite(step, _by_path(copy))

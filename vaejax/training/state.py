@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,25 @@ class TrainState(struct.PyTreeNode):
         return {"params": self.ema or self.params, "batch_stats": self.stats}
 
 
+def averaged_weights(states: Sequence[TrainState]) -> TrainState:
+    """The last of `states`, with the mean of the parameters of all for evaluation and sampling.
+
+    The mean is of what each of them evaluates with, as in arXiv 1803.05407, and so are statistics
+    of batch norm, which that paper would take anew from the data.  What is trained further is left
+    as it was.  Raises ValueError without states, and for those of different models.
+
+    >>> steps = vaejax.saved_steps("runs/digits")
+    >>> states = [vaejax.load("runs/digits", step)[1] for step in steps]
+    >>> z = vaejax.embed(model, vaejax.averaged_weights(states), x)
+    """
+    each = [state.variables() for state in states]
+    shapes = {str(jax.tree.map(jnp.shape, variables)) for variables in each}
+    if len(shapes) != 1:
+        raise ValueError(f"{len(each)} states of {len(shapes)} models; at least one, all of one")
+    mean = jax.tree.map(lambda *leaves: jnp.mean(jnp.stack(leaves), axis=0), *each)
+    return states[-1].replace(ema=mean["params"], stats=mean["batch_stats"])
+
+
 def stream_key(seed: int, stream: int) -> Array:
     """The root key of one purpose.  -> () typed key."""
     return jax.random.fold_in(jax.random.key(seed), stream)
@@ -60,7 +79,12 @@ def initial_state(
     x_shape: tuple[int, ...],
     ema_decay: float = 0.0,
 ) -> TrainState:
-    """The state before the first update, a function of the seed alone."""
+    """The state before the first update, a function of the seed alone.
+
+    >>> start = vaejax.initial_state(model, players, seed=0, x_shape=(8, 8, 1))
+    >>> int(start.step), sorted(start.params)[:2]
+    (0, ['critic', 'decoder'])
+    """
     return make_initial_state(model, players, x_shape, ema_decay)(seed)
 
 
