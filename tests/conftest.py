@@ -15,6 +15,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" not in os.environ:  # else it is that of the process that started this
     _CACHE = tempfile.TemporaryDirectory()  # for as long as the tests run
     os.environ["VAEJAX_CACHE"] = _CACHE.name
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_CACHE.name}/hypothesis"
 
 # Collectives of 8 simulated devices on few cores can wait for each other for ever otherwise.
 jax.config.update("jax_cpu_enable_async_dispatch", False)

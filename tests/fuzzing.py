@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from vaejax.config import CHOICES, load_config
 
 BAD = [None, True, "", "x", "1", [], {}, -1, 0, 1, 1.5, math.nan, math.inf, 10**30, 10**400]
+GOOD = {int: [1, 2, 4], float: [0.1, 0.5, 1], str: [""], bool: [True, False], tuple: [[3], [4, 2]]}
 VALUES = {
     int: [0, 1, 2, 3, 24, 96, 97, -1, 2**31 - 1, 2**31, 2**63, 10**30],
     float: [0.0, -0.0, -1.0, 0.5, 1.0, 1, 2.0, 1e-320, 1e-30, 1e30, 1e308, math.nan, -math.inf],
@@ -44,8 +45,9 @@ def changes(draw):
     used = [key for key in LEAVES if "." not in key or key.startswith(tuple(used))]
     keys = draw(st.sampled_from([used, used, used, sorted(LEAVES)]))
     for key in draw(st.lists(st.sampled_from(keys), max_size=3, unique=True)):
-        values = VALUES[type(LEAVES[key])]
-        found[key] = draw(st.sampled_from(draw(st.sampled_from([values, values, BAD]))))
+        kind = type(LEAVES[key])
+        values = draw(st.sampled_from([GOOD[kind], GOOD[kind], VALUES[kind], BAD]))
+        found[key] = draw(st.sampled_from(values))
     if draw(st.integers(0, 9)) == 0:
         key = draw(st.sampled_from(sorted(LEAVES) + sorted(CHOICES.values())))
         found[draw(st.sampled_from([key + "x", key[:-1], f"{key}.more", "", "."]))] = 1
@@ -103,6 +105,11 @@ FLAGS = {
         "--config.densities.gmm.candidates": NUMBERS,
     },
     ("replay",): {"--workdir": PATHS, "--step": NUMBERS},
+    ("export",): {
+        "--workdir": PATHS,
+        "--out": PATHS | st.just("HOME/out"),
+        "--checkpoint": NUMBERS,
+    },
     ("report",): {"--out": PATHS, "--source": TEXTS},
     ("table",): {"--workdir": PATHS, "--config": CONFIGS | st.just("configs/table_digits.py")},
     ("bench",): {
@@ -119,7 +126,8 @@ FLAGS = {
     ("dta",): {},
     (): {"--help": None, "--version": None},
 }
-NEED_CONFIG = [("table",), ("bench",)]
+NEEDED = {command: {"--config": "configs/tiny.py"} for command in (("table",), ("bench",))}
+NEEDED |= {("export",): {"--out": "HOME/out"}}
 ODD = ["--confg=x", "-h", "--", "-", "x", "--config.", "--config.=1", "--config.seed", "--workdir"]
 ODD += ["--config.prior=x=y", "--config", "--config.seed=1=2", "RUN", "\x1b[2J", "mnist", "digits"]
 
@@ -129,12 +137,12 @@ def command_lines(draw):
     """A command with flags that it needs, and a few more, of which any may be bad."""
     command = draw(st.sampled_from(sorted(FLAGS)))
     found = list(command)
+    usual = {"--workdir": "RUN"} | NEEDED.get(command, {})
     for flag, values in FLAGS[command].items():
-        is_needed = flag == "--workdir" or (flag == "--config" and command in NEED_CONFIG)
-        if draw(st.integers(0, 9)) >= (9 if is_needed else 3):
+        if draw(st.integers(0, 9)) >= (9 if flag in usual else 3):
             continue
-        if is_needed and draw(st.integers(0, 9)) < 8:
-            values = st.just("RUN" if flag == "--workdir" else "configs/tiny.py")
+        if flag in usual and draw(st.integers(0, 9)) < 8:
+            values = st.just(usual[flag])
         found += [flag] if values is None else [flag, draw(values)]
     if command == ("report",) and draw(st.integers(0, 9)) < 8:
         found.append("RUN")

@@ -130,8 +130,9 @@ def test_a_picture_of_giant_sides_and_a_pipe_are_refused(tmp_path):
 def test_a_raw_file_is_unpacked_to_a_bound(tmp_path, monkeypatch):
     write_idx(tmp_path)
     monkeypatch.setattr("vaejax.data.formats.LARGEST", 10_000)
-    (tmp_path / TRAIN_IMAGES).write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + bytes(10**6)))
-    with one_line(TRAIN_IMAGES):
+    header = bytes([0, 0, 8, 3]) + struct.pack(">III", 1_000, 28, 28)
+    (tmp_path / TRAIN_IMAGES).write_bytes(gzip.compress(header + bytes(10**6)))
+    with one_line(f"{TRAIN_IMAGES}: it has 10000 bytes"):
         read("mnist", tmp_path)
 
 

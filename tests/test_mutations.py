@@ -217,7 +217,7 @@ def a_pickle(path, generator):
     path.write_bytes(pickle.dumps(Payload()))
 
 
-DAMAGES = (flipped, flipped, flipped, cut, zeroed, longer, swapped, noise, absent, a_folder)
+DAMAGES = (*[flipped] * 5, cut, zeroed, longer, swapped, noise, absent, a_folder)
 SMALL_DAMAGES = (flipped, cut, a_pickle)
 
 

@@ -27,6 +27,7 @@ from vaejax.config import config_sha256, unknown
 from vaejax.expost.fit import PRIOR, density_sha256, sourced
 from vaejax.inference import drawn_one
 from vaejax.models.vae import VAE
+from vaejax.records import read_json
 from vaejax.training.loop import load
 from vaejax.training.workdir import saved_card
 from vaejax.types import Array
@@ -198,7 +199,7 @@ def _check_free(out: Path, replace: bool) -> None:
     if not out.exists():
         return
     try:
-        is_ours = json.loads((out / CARD).read_text())["format"].startswith("vaejax export")
+        is_ours = read_json(out / CARD)["format"].startswith("vaejax export")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         is_ours = False
     if not is_ours:

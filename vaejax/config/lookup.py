@@ -67,7 +67,7 @@ def _without_own_rows(tree: Mapping[str, Any], allowed: Mapping[str, Any]) -> di
     rest = dict(tree)
     for choice, table in CHOICES.items():
         name, rows = tree.get(choice), tree.get(table)
-        if not isinstance(rows, Mapping) or name in allowed[table]:
+        if not (isinstance(rows, Mapping) and isinstance(name, str)) or name in allowed[table]:
             continue
         if isinstance(row := rows.get(name), Mapping):
             for key, value in row.items():
