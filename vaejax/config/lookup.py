@@ -135,9 +135,14 @@ def build(
     """
     tree: dict[str, Any] = config.to_dict()
     name = tree[kind]
+    row = tree[CHOICES[kind]].get(name)
+    if name not in table and row is not None and name not in default_config()[CHOICES[kind]]:
+        raise ValueError(
+            f"no function for {kind} {name!r}, which the config has a row of; what puts it into "
+            "our table must be imported first (on the command line: --config FILE.py)"
+        )
     if name not in table:
         raise unknown(kind, name, table)
-    row = tree[CHOICES[kind]][name]
     try:
         inspect.signature(table[name]).bind(*args, **more, **row)
     except TypeError as error:
