@@ -23,7 +23,7 @@ from vaejax.config import load_config, overridden
 from vaejax.data.batches import batch_indices
 from vaejax.data.public import prepared_folder
 from vaejax.data.sources import dataset_from
-from vaejax.training.loop import lone_plan
+from vaejax.training.plan import lone_plan
 
 WAYS = ("resident", "streamed", "decoded")
 

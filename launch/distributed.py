@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TextIO
 
+_LOST = "was lost or failed, so this one ends too"
 _GOES_ON = "the same command on all goes on from the last checkpoint"
 # What JAX's runtime, in C++, says when it ends a process because of another one, and a stack.
 _ENDING = re.compile(r"^[EF]\d{4} .*(coordination_service\w*\.cc|distributed service detected)")
@@ -53,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except jax.errors.JaxRuntimeError as error:
         if not any(word in str(error).lower() for word in _COMMUNICATION):
             raise
-        reason = " ".join(str(error).split())[:160]
-        _say(f"another process was lost; {_GOES_ON} ({reason})")
+        reason = re.sub(r"\s*\[[^\]]*\]", "", " ".join(str(error).split()))[:160]
+        _say(f"another process {_LOST}; {_GOES_ON} ({reason})")
         return 134
     return status
 
@@ -129,7 +130,7 @@ def _pass_on(lines: TextIO, out: TextIO) -> None:
     if "distributed service detected fatal errors" in text:
         lost = re.search(r"stopped sending heartbeats\):\s+([\d,\s]+)\n", text)
         which = f"process {' '.join(lost[1].split())}" if lost else "another process"
-        _say(f"{which} was lost or failed, so this one ends too; {_GOES_ON}", out)
+        _say(f"{which} {_LOST}; {_GOES_ON}", out)
     else:
         out.write(text)
     out.flush()

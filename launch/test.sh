@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What CI runs: lint, format, types, tests, each even if an earlier one failed.
+# Lint, format, types, tests, each even if an earlier one failed; CI adds tests with the mark long.
 # Arguments go to pytest, e.g.  bash launch/test.sh -m slow
 # With --browser first, Debian's Chromium is installed (as root), which tests of pages need.
 set -euo pipefail

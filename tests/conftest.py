@@ -19,6 +19,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # else it is that of the process th
 # Collectives of 8 simulated devices on few cores can wait for each other for ever otherwise.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.config.update("jax_debug_key_reuse", True)
+# What several tests compile is compiled once.
+jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["VAEJAX_CACHE"], "tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 PRIORS = ("standard_normal", "decoupled")
 REGULARIZERS = ("none", "beta_h", "beta_b", "beta_tc", "factor", "info")
@@ -26,6 +30,22 @@ AUTOENCODERS = ("rae_l2", "rae_gp", "rae_sn", "sparse", "contractive", "wae")
 # What the steps of are recorded, and compared on any number of devices.
 PAIRS = [(regularizer, prior) for regularizer in REGULARIZERS for prior in PRIORS]
 PAIRS += [(name, "standard_normal") for name in ("annealed", "free_bits", *AUTOENCODERS)]
+FEW_PAIRS = [
+    ("beta_tc", "decoupled"),
+    ("factor", "decoupled"),
+    ("info", "standard_normal"),
+    ("rae_sn", "standard_normal"),
+]
+
+
+def some_long(values, short):
+    """`values` as parameters, of which those that are not in `short` have the mark `long`."""
+    return [each if each in short else _long(each) for each in values]
+
+
+def _long(value):
+    values = value if isinstance(value, tuple) else (value,)
+    return pytest.param(*values, marks=pytest.mark.long)
 
 
 def one_line(match: str):

@@ -17,7 +17,7 @@ from vaejax.benchmark.stepper import compilation, make_run, our_stepper
 from vaejax.config import load_config
 from vaejax.data.batches import batch_rows
 from vaejax.data.sources import dataset_from
-from vaejax.training.loop import lone_plan
+from vaejax.training.plan import lone_plan
 
 # Sides, features, kernel, and how it is applied; transposed and gradient convolutions dilate.
 CONVOLUTIONS = [

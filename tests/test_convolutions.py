@@ -138,6 +138,7 @@ def assert_close(found, expected, tolerance=TOLERANCE):
         assert error <= tolerance * size, f"{jax.tree_util.keystr(path)}: {error / size}"
 
 
+@pytest.mark.long
 @every_case
 def test_derivatives_over_replicas_are_those_of_flax(case):
     """Mapped or in a loop; gradients, tangents and a gradient through a gradient."""

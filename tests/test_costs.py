@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import one_line
+from conftest import one_line, some_long
 from flax import linen as nn
 
 from vaejax.config import load_config
@@ -202,7 +202,7 @@ KL_WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("regularizer", KL_WEIGHTS)
+@pytest.mark.parametrize("regularizer", some_long(KL_WEIGHTS, ("beta_b", "info", "rae")))
 def test_published_sum_multiplies_reconstruction_and_kl_by_the_batch_size(regularizer):
     """... and nothing else: the gradients differ by B - 1 times those of the two."""
     weight, row = KL_WEIGHTS[regularizer]

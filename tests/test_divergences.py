@@ -216,6 +216,20 @@ def test_unbiased_mmd_is_the_other_one_without_its_diagonals():
     np.testing.assert_allclose(9 * biased, 8 * unbiased + 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_the_mean_of_what_devices_find_for_their_rows_is_the_discrepancy(key, unbiased):
+    u, z = jax.random.normal(key, (2, 24, 3))
+
+    def of_parts(u, z, count):
+        given, parts = (u, z, gaussian_kernel(3.0), unbiased), np.split(np.arange(24), count)
+        return sum(squared_mmd(*given, own=lambda rows, at=at: rows[at]) for at in parts) / count
+
+    whole = jax.value_and_grad(of_parts, argnums=(0, 1))(u, z, 1)
+    for count in (2, 8):
+        found = jax.value_and_grad(of_parts, argnums=(0, 1))(u, z, count)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, whole)
+
+
 def test_unbiased_mmd_of_one_distribution_has_mean_zero():
     sets = cloud(2 * 2_000 * 8, 2).reshape(2, 2_000, 8, 2)
     values = jax.jit(jax.vmap(lambda u, z: squared_mmd(u, z, gaussian_kernel(4.0), True)))(*sets)

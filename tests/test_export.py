@@ -47,7 +47,7 @@ def test_a_process_with_jax_and_numpy_alone_finds_the_same(run, tmp_path, source
     vaejax.export(run, tmp_path / "out", source=source, platforms=["cpu"])
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     how = "\n".join(card["how"]).replace("\nz = embed", "\nx0 = x\nz = embed")
-    how = how.replace('"out"', '"."').replace("uint32(0)", "uint32(7)")
+    how = how.replace('"out"', '"."').replace("sample(weights, 0,", "sample(weights, 7,")
     script = ALONE.format(refused=REFUSED) + how + AFTER
     command = [sys.executable, "-I", "-c", script]
     done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True)

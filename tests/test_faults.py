@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import one_line
 from test_resume import assert_same_run, config_of, contents, fit
@@ -18,7 +19,7 @@ from vaejax.cli import main
 from vaejax.config import to_json
 from vaejax.locks import held
 from vaejax.training import checkpoint
-from vaejax.training.checkpoint import CheckpointError, saved_steps
+from vaejax.training.checkpoint import CheckpointError, Checkpoints, host_copy, saved_steps
 
 ROOT = Path(__file__).parents[1]
 SHORT = {"num_steps": 60, "eval_every": 30}
@@ -111,6 +112,7 @@ def test_a_full_disk_is_one_line_before_a_checkpoint_and_room_lets_it_go_on(
     assert_same_run(folder, twin)
 
 
+@pytest.mark.long
 def test_metrics_that_cannot_be_written_are_one_line_and_what_was_cut_is_made_again(tmp_path, twin):
     folder = tmp_path / "run"
     files = [path for path in twin[0].rglob("*") if path.is_file() and path.suffix != ".jsonl"]
@@ -143,6 +145,28 @@ def test_what_a_killed_process_left_of_a_checkpoint_is_removed_by_the_next(tmp_p
     fit(config_of(**SHORT), folder)
     assert_same_run(folder, twin)
     assert not partial.exists()
+
+
+def test_a_checkpoint_that_a_kill_left_removed_in_part_is_none(tmp_path, twin, monkeypatch):
+    def killed(path):
+        min(Path(path).rglob("manifest.ocdbt")).unlink()
+        raise KeyboardInterrupt
+
+    def saving(keep, *steps):
+        with Checkpoints(tmp_path, keep) as checkpoints:
+            for step in steps:
+                checkpoints.save(host_copy(twin[2].replace(step=np.int32(step))))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            saving(2, 1, 2, 3, 4)
+    assert saved_steps(tmp_path) == [2, 3]
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert [checkpoints.restore(twin[2], step).step for step in (2, 3)] == [2, 3]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+    saving(1)  # one too many, as after a kill between save and removal
+    assert saved_steps(tmp_path) == [3]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -104,6 +104,7 @@ def test_dispatches_are_the_steps_in_order_and_none_passes_a_stop(steps, most):
     assert {len(part) for part in full} <= {most}  # none is shorter than it has to be
 
 
+@pytest.mark.long
 def test_the_step_is_traced_once_and_no_way_to_feed_it_changes_a_bit(tmp_path, monkeypatch):
     make, traces, ended = run.make_train_step, [], []
 
@@ -153,6 +154,7 @@ def test_nothing_is_transferred_unasked_while_a_program_is_called(tmp_path, monk
         vaejax.fit(load_config("configs/tiny.py"), tmp_path, quiet=True)
 
 
+@pytest.mark.long
 def test_a_run_says_in_one_line_where_its_data_lie_and_imports_grain_only_to_stream(tmp_path):
     for placement, imported in (("resident", "False"), ("streamed", "True")):
         done = subprocess.run(
@@ -247,6 +249,7 @@ def test_draws_belong_to_the_example_in_a_batch_and_in_a_split(choices):
     ],
     ids=str,
 )
+@pytest.mark.long
 def test_training_and_evaluation_run_with_every_stage(tmp_path, choices):
     vaejax.fit(stand_in(**choices), tmp_path, quiet=True)
     from vaejax.evaluation.evaluate import evaluate

@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from conftest import some_long
 from test_resume import config_of, fit
 
 from vaejax.cli import main
@@ -66,7 +67,7 @@ def test_a_code_too_large_to_square_is_blamed_on_its_density(tmp_path):
     assert (first["bad"], first["size"]) == (1, 24)
 
 
-@pytest.mark.parametrize("group", ["encoder", "decoder", "prior"])
+@pytest.mark.parametrize("group", some_long(["encoder", "decoder", "prior"], ["prior"]))
 def test_parameters_of_no_use_are_named_before_all_that_they_spoil(tmp_path, group):
     fit(config(num_steps=6), tmp_path / "run")
     run = Run(config(num_steps=6), tmp_path / "run", dataset_from(config()))
@@ -94,7 +95,9 @@ def test_an_update_that_overflows_is_blamed_on_the_update(tmp_path):
     assert first["name"].startswith("params/")
 
 
-@pytest.mark.parametrize("regularizer", ["none", "beta_tc", "factor", "rae_sn"])
+@pytest.mark.parametrize(
+    "regularizer", some_long(["none", "beta_tc", "factor", "rae_sn"], ["factor"])
+)
 def test_steps_taken_again_give_the_state_of_the_run(tmp_path, regularizer):
     values = {"regularizer": regularizer, "num_steps": 7, "ema_decay": 0.0}
     if regularizer == "rae_sn":

@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "vaejax").rglob("*.py"))
-ROOMS = ("types", "probability", "locks", "progress", "parallel", "config", "data", "compilation")
-ROOMS += ("models", "objectives", "training", "expost", "evaluation", "inference", "reporting")
-ROOMS += ("artifact", "tables")
-ROOMS += ("benchmark", "cli_data", "cli_bench", "cli_evaluate", "cli_figures", "cli_report")
+ROOMS = ("types", "probability", "locks", "memory", "records", "progress", "parallel", "config")
+ROOMS += ("data", "compilation", "models", "objectives", "training", "expost", "evaluation")
+ROOMS += ("inference", "reporting", "artifact", "tables", "benchmark", "cli_errors")
+ROOMS += ("cli_data", "cli_bench", "cli_evaluate", "cli_figures", "cli_report")
 ROOMS += ("cli_table", "cli_density", "cli_sample", "cli_replay", "cli_export", "cli", "__main__")
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}

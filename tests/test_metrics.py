@@ -197,6 +197,7 @@ def test_a_posterior_without_a_density_has_no_latent_metric():
             metrics_of(subject_of(posterior="deterministic", prior="standard_normal"), [name])
 
 
+@pytest.mark.long
 def test_a_classifier_is_trained_once_kept_and_the_same_when_made_again(tmp_path, monkeypatch):
     monkeypatch.setenv("VAEJAX_CACHE", str(tmp_path))
     dataset = dataset_from(load_config("configs/digits.py"))

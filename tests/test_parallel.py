@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import PAIRS, one_line
+from conftest import FEW_PAIRS, PAIRS, one_line, some_long
 
 from vaejax.config import load_config
 from vaejax.data.batches import batch_rows
@@ -97,8 +97,8 @@ def assert_close(one, other, tolerance=2e-5):
         for a, b in zip(leaves, other_leaves, strict=True):
             np.testing.assert_allclose(b, a, rtol=0, atol=tolerance * norm, err_msg=player)
         assert metrics.keys() == other_metrics.keys()
-        for name, value in metrics.items():
-            np.testing.assert_allclose(other_metrics[name], value, rtol=2e-5, atol=1e-6)
+        for name, value in metrics.items():  # an MMD is a difference of sums of 70
+            np.testing.assert_allclose(other_metrics[name], value, rtol=2e-5, atol=5e-5)
         for a, b in zip(jax.tree.leaves(stats), jax.tree.leaves(other_stats), strict=True):
             np.testing.assert_allclose(b, a, rtol=2e-5, atol=1e-6)
 
@@ -136,7 +136,7 @@ def on_tiny(regularizer, prior, count):
     return on_devices(*inputs(regularizer, prior), count)
 
 
-@pytest.mark.parametrize(("regularizer", "prior"), PAIRS)
+@pytest.mark.parametrize(("regularizer", "prior"), some_long(PAIRS, FEW_PAIRS))
 def test_any_number_of_devices_gives_the_losses_and_gradients_of_plain_jit(regularizer, prior):
     reference = on_tiny(regularizer, prior, None)
     for count in (8, 4, 2) if regularizer in BATCH_COUPLED else (8,):
@@ -183,6 +183,7 @@ def batch_norm_inputs():
     return config, dataset, state.replace(opt_state={}), *rows
 
 
+@pytest.mark.long
 def test_batch_norm_gives_the_same_gradients_and_statistics_on_any_number_of_devices():
     config, dataset, state, *rows = batch_norm_inputs()
     reference = on_devices(config, dataset, state, *rows, None)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from vaejax.config import load_config, to_json
 from vaejax.training.checkpoint import saved_steps
 from vaejax.training.metrics import rows
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
 REGULARIZERS = ("beta_tc", "factor", "info")
 NUM_STEPS, MIDDLE = 8, 4
@@ -108,13 +110,13 @@ def trained(tmp_path_factory):
     return folder
 
 
-def assert_same_training(folder, other, start):
+def assert_same_training(folder, other, start, steps=(MIDDLE, NUM_STEPS), rounding=1e-4):
     """Metrics to rounding; parameters to rounding of the way that the gradients moved them."""
     ours, theirs = rows(folder / "metrics.jsonl"), rows(other / "metrics.jsonl")
     for one, two in zip(ours, theirs, strict=True):
         assert (one["step"], one.pop("split")) == (two["step"], two.pop("split"))
-        assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
-    for step in (MIDDLE, NUM_STEPS):
+        assert one == pytest.approx(two, rel=rounding, abs=rounding / 10)
+    for step in steps:
         states = [vaejax.load(each, checkpoint=step)[1] for each in (folder, other)]
         ours, theirs = (jax.device_get(state.params) for state in states)
         moved = jax.tree.map(lambda a, b: np.linalg.norm(a - b), ours, start)
@@ -211,9 +213,9 @@ def test_a_signal_to_one_process_saves_and_a_lost_one_ends_the_other(tmp_path):
     lines = folder.with_suffix(".err").read_text().splitlines()
     lost = [line for line in lines if line.startswith("distributed: ")]
     assert len(lost) == 1
-    assert lost[0].startswith(
-        "distributed: error: process 1 was lost or failed, so this one ends too; "
-    )
+    # The heartbeats tell which process it was; the connection, if it breaks first, does not.
+    which = "(process 1|another process) was lost or failed, so this one ends too; "
+    assert re.match(f"distributed: error: {which}", lost[0])
     assert not any("failure" in line or ".cc:" in line for line in lines)
     assert saved_steps(folder)[-1] > saved
     for process in processes:

@@ -48,6 +48,7 @@ def result(workdir):
     return evaluate(workdir, **options)
 
 
+@pytest.mark.long
 def test_results_do_not_depend_on_the_number_of_devices(workdir, result, tmp_path):
     flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
     environment = {**os.environ, "XLA_FLAGS": flags}

@@ -109,12 +109,12 @@ def assert_close(folder, other, tolerance):
 @pytest.mark.parametrize(
     ("case", "vectorized", "num_devices", "tolerance"),
     [
-        ("beta_tc", True, 1, 2e-4),
+        pytest.param("beta_tc", True, 1, 2e-4, marks=pytest.mark.long),
         ("beta_tc", True, 4, 2e-4),
-        ("beta_tc", False, 4, 2e-4),
-        ("factor", None, 1, 2e-4),
-        ("conv", None, 1, 2e-4),
-        ("conv", True, 1, 2e-4),
+        pytest.param("beta_tc", False, 4, 2e-4, marks=pytest.mark.long),
+        pytest.param("factor", None, 1, 2e-4, marks=pytest.mark.long),
+        pytest.param("conv", None, 1, 2e-4, marks=pytest.mark.long),
+        pytest.param("conv", True, 1, 2e-4, marks=pytest.mark.long),
     ],
 )
 def test_every_replica_equals_its_lone_run(
@@ -167,6 +167,7 @@ def interrupted_after(count):
     return contextlib.nullcontext(signals())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_interrupted_replicas_end_as_uninterrupted_ones(swept, tmp_path, monkeypatch, vectorized):
     for step, count in ((1, 1), (2, 1)):  # a dispatch of one step, then one until a checkpoint

@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import some_long
 
 import vaejax
 from vaejax.config import load_config, to_json
@@ -88,6 +89,7 @@ def interrupted_after(count):
     return contextlib.nullcontext(signals())
 
 
+@pytest.mark.long
 def test_runs_interrupted_at_any_step_equal_the_uninterrupted_run(twin, tmp_path, monkeypatch):
     done = 0
     # Before the first, and next to what is due at 7, 20 and 50.
@@ -117,6 +119,7 @@ def started(folder, step):
     return process
 
 
+@pytest.mark.long
 def test_a_run_killed_at_random_moments_equals_the_uninterrupted_run(twin, tmp_path):
     folder = tmp_path / "run"
     for step in (7, 70, 180):
@@ -212,7 +215,7 @@ def test_a_damaged_checkpoint_is_named_kept_and_can_be_gone_back_from(twin, copy
 
 
 @pytest.mark.usefixtures("_reads_end_here")
-@pytest.mark.parametrize("how", ["truncated", "deleted", "flipped"])
+@pytest.mark.parametrize("how", some_long(["truncated", "deleted", "flipped"], ["flipped"]))
 def test_no_damaged_file_of_a_checkpoint_is_read_as_other_values(twin, copy, how):
     newest = copy / "checkpoints" / str(NUM_STEPS)
     for path in sorted(path for path in newest.rglob("*") if path.is_file()):

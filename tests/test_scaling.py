@@ -21,7 +21,7 @@ from vaejax.objectives.divergences import (
 )
 from vaejax.probability import distrax
 from vaejax.training.feed import make_feed, mapped_steps
-from vaejax.training.loop import lone_plan
+from vaejax.training.plan import lone_plan
 
 WIDTHS = {"f32": 4, "s32": 4, "u32": 4, "pred": 1}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter")

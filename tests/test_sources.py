@@ -44,6 +44,7 @@ def test_metrics_of_a_density_that_was_replaced_are_not_kept(run):
     assert evaluate(run, **BRIEF)["density_sha256"] == ""
 
 
+@pytest.mark.long
 def test_a_page_says_that_another_density_was_evaluated(run):
     note = "evaluated with another density &#x27;gmm&#x27;"
     evaluate(run, source="gmm", **BRIEF)
@@ -52,6 +53,7 @@ def test_a_page_says_that_another_density_was_evaluated(run):
     assert note in write_report([run], sources=["gmm"]).read_text()
 
 
+@pytest.mark.long
 def test_a_page_shows_a_moving_picture_beside_its_own_source(run):
     folder = run / "figures"
     folder.mkdir(exist_ok=True)

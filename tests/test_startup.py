@@ -81,6 +81,7 @@ def test_the_next_process_compiles_nothing_and_ends_in_the_same_state(first, tmp
     assert not done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["a file", "damaged"])
 def test_a_cache_that_cannot_be_used_changes_nothing_but_speed(first, kind, tmp_path):
     folder = tmp_path / "compiled"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import PAIRS
+from conftest import FEW_PAIRS, PAIRS, some_long
 from flax import linen as nn
 
 from vaejax.config import load_config
@@ -105,7 +105,7 @@ def differs(one, other):
     return jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), one, other)
 
 
-@pytest.mark.parametrize(("regularizer", "prior"), PAIRS)
+@pytest.mark.parametrize(("regularizer", "prior"), some_long(PAIRS, FEW_PAIRS))
 def test_three_steps_move_every_parameter_in_one_trace_to_the_recorded_metrics(regularizer, prior):
     _, states, metrics, traced = three_steps(regularizer, prior)
     assert traced == 1
@@ -218,6 +218,7 @@ def test_on_eight_devices_the_step_is_traced_once_and_its_state_has_no_device_ax
     assert all(value.shape == () for value in metrics.values())
 
 
+@pytest.mark.long
 def test_jit_equals_no_jit():
     run = Run(config_of("factor", "standard_normal", optimizer="sgd"))
     state, rows = run.state(), run.rows(0)

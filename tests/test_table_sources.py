@@ -13,6 +13,7 @@ from vaejax.expost.fit import density_sha256, fit_density
 from vaejax.tables.plan import cells_of, load_table
 from vaejax.tables.table import fill_table
 
+pytestmark = pytest.mark.long
 SOURCES = (("prior",), ("gaussian", "density=gaussian"), ("two", "density=gmm"))
 SOURCES = (*SOURCES[:2], (*SOURCES[2], "densities.gmm.num_components=2"))
 NOISE = ("posterior=fixed_scale", "posteriors.fixed_scale.scale=0.1")  # it cannot collapse

@@ -142,6 +142,7 @@ def test_rows_of_other_data_are_refused_before_anything_is_trained(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.long
 def test_a_run_that_diverges_has_a_line_and_the_others_their_numbers(tmp_path):
     rate = "schedules.constant.learning_rate=1e30"
     table = small_table(
@@ -213,6 +214,7 @@ def distances(name, images, components, features=None):
     return [frechet_distance(real, moments(x), 0) for x in (compared.floor, *controls)]
 
 
+@pytest.mark.long
 def test_a_gaussian_with_the_moments_of_the_data_does_not_look_perfect():
     floor, gaussian, mixture = distances("two_moons", 2_000, (1, 10))
     assert floor < mixture < gaussian

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import sys
@@ -23,6 +25,7 @@ import tensorflow  # what we hid, others still find
 """
 
 
+@pytest.mark.long
 def test_training_evaluation_and_figures_import_no_tensorflow(tmp_path):
     package, marker = tmp_path / "site" / "tensorflow", tmp_path / "imported"
     package.mkdir(parents=True)

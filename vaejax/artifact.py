@@ -20,6 +20,7 @@ import jax.export
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
 
 import vaejax
 from vaejax.config import config_sha256, unknown
@@ -45,14 +46,14 @@ decode, sample, embed = (
     jax.jit(jax.export.deserialize(bytearray((folder / name).read_bytes())).call)
     for name in ("decode.jax", "sample.jax", "embed.jax")
 )
-x = sample(weights, np.uint32(0), np.arange(64, dtype=np.int32))  # seed, and which of its samples
+x = sample(weights, 0, np.arange(64))  # of seed 0, the first 64 samples
 z = embed(weights, x)
 x = decode(weights, z)"""
 _NOTES = (
     "Needs Python with jax, numpy and flatbuffers (which jax.export reads its files with).",
     "x is what the model has a density of, float32; see `data` for how raw rows become x.",
-    "The arrays and this card last. Programs can be read by the versions of JAX of six months, "
-    "before and after: see its documentation of jax.export, compatibility guarantees.",
+    "The arrays and this card last. Programs are kept readable by JAX for six months of its "
+    "releases: see compatibility guarantees in its documentation of jax.export.",
     "A program from a stranger is code. Reading one unpickles nothing and runs nothing, but JAX "
     "asks for trusted input: when called, it may do whatever custom calls of jaxlib can do. Take "
     "it if its hash is one that somebody you trust gave you, or else the arrays alone, which are "
@@ -103,24 +104,37 @@ def export(
     files = {WEIGHTS: _npz(weights)}
     for name, program in programs.items():
         files[f"{name}.jax"] = _serialized(program, weights, platforms)
-    told = {
-        "format": FORMAT,
-        "how": _HOW.format(folder=out.name).splitlines(),
-        "notes": _NOTES,
-        "functions": {name: _told(name, program) for name, program in programs.items()},
-        "weights": {name: [*array.shape] for name, array in weights.items()},
-        "data": {**card, "observation": config.observation, "note": "x = raw / scale, observed"},
+    told = _card(programs, weights, files, card, config)
+    told |= {
         "source": source,
         "density_sha256": density_sha256(workdir, source),
         "step": int(state.step),
         "platforms": [*platforms],
-        "config_sha256": config_sha256(config),
-        "versions": {"vaejax": vaejax.__version__, **_versions()},
-        "sha256": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
-        "config": config.to_dict(),
+        "how": _HOW.format(folder=out.name).splitlines(),
     }
     _write(out, {**files, CARD: (json.dumps(told, indent=2) + "\n").encode()})
     return sorted(out.iterdir())
+
+
+def _card(
+    programs: Mapping[str, _Program],
+    weights: Mapping[str, np.ndarray],
+    files: Mapping[str, bytes],
+    data: Mapping[str, Any],
+    config: ConfigDict,
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "how": [],
+        "notes": _NOTES,
+        "functions": {name: _told(name, program) for name, program in programs.items()},
+        "weights": {name: [*array.shape] for name, array in weights.items()},
+        "data": {**data, "observation": config.observation, "note": "x = raw / scale, observed"},
+        "sha256": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
+        "versions": {"vaejax": vaejax.__version__, **_versions()},
+        "config_sha256": config_sha256(config),
+        "config": config.to_dict(),
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -148,7 +162,7 @@ def _programs(model: VAE, x_shape: tuple[int, ...], latent_dim: int) -> dict[str
 
     z = jax.ShapeDtypeStruct((n, latent_dim), np.float32)
     x = jax.ShapeDtypeStruct((n, *x_shape), np.float32)
-    seed, indices = (jax.ShapeDtypeStruct(*it) for it in (((), np.uint32), ((n,), np.int32)))
+    seed, indices = (jax.ShapeDtypeStruct(*it) for it in (((), np.int32), ((n,), np.int32)))
     drawn = (
         "the mean of p(x|z) at draws of z: of the seed's endless row of samples, those asked for"
     )
@@ -196,15 +210,17 @@ def _check_free(out: Path, replace: bool) -> None:
 def _write(out: Path, files: Mapping[str, bytes]) -> None:
     """Make the folder, all at once; an earlier one is there until then."""
     partial, old = (out.with_name(f".{out.name}.{what}") for what in ("partial", "old"))
-    for left in (partial, old):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir(parents=True)
     try:
         for name, content in files.items():
             (partial / name).write_bytes(content)
         if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
             out.rename(old)
         partial.rename(out)
     finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

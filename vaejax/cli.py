@@ -6,17 +6,19 @@ Heavy imports happen inside the command that needs them, so that `--help` answer
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from vaejax.cli_bench import bench_command, estimated
 from vaejax.cli_data import data_commands
 from vaejax.cli_density import fit_density_command
+from vaejax.cli_errors import OneLineParser, refuse_strangers, show_warning, told
 from vaejax.cli_evaluate import evaluation_flags, evaluation_options
 from vaejax.cli_export import export_flags, exported
 from vaejax.cli_figures import figure_flags, figure_options
@@ -32,12 +34,18 @@ Any key of the config can be overridden, for example
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.  -> exit status: 0, 1 (diverged), 2 (bad input) or 130 (Ctrl-C)."""
+    """Run one command.  -> exit status.
+
+    0, 1 (diverged), 2 (bad input, or out of memory) or 130 (Ctrl-C).
+    """
+    for stream in (sys.stdout, sys.stderr):  # a path may hold what they cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments, overrides = _parser().parse_known_args(argv)
     try:
-        _refuse_strangers(overrides)
+        refuse_strangers(sys.argv[1:] if argv is None else argv, overrides)
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = show_warning
             return arguments.command(arguments, overrides)
     except KeyboardInterrupt as stop:
         print(_stopped(arguments, *stop.args) if stop.args else "interrupted", file=sys.stderr)
@@ -45,27 +53,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our lines, as in `vaejax data list | head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, RuntimeError) as error:
-        status = _status(error)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        status = told(error, arguments.called)
         if status is None:
             raise
-        print(f"vaejax: error: {' '.join(str(error).split())}", file=sys.stderr)
         return status
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Without the usage that argparse prints first."""
-        self.exit(2, f"vaejax: error: {message}; see --help\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLineParser(
+    parser = OneLineParser(
         prog="vaejax",
         description="Variational autoencoders with decoupled priors.",
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    given: Any = {"title": "commands", "metavar": "COMMAND", "dest": "called"}
+    commands = parser.add_subparsers(required=True, **given)
 
     train = _command(commands, "train", _train, "train a run, or continue it", _CONFIG_HELP)
     train.add_argument("--devices", type=int, metavar="N", help="default: all that fit the batch")
@@ -77,16 +79,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUES",
         help="a run for every combination, as one program: seed=0:8 schedules.KEY=1e-4,1e-3",
     )
-    train.add_argument(
-        "--estimate", action="store_true", help="say what it will cost, and train nothing"
-    )
+    cost = "say what it will cost, and train nothing"
+    train.add_argument("--estimate", action="store_true", help=cost)
 
     evaluate = _command(commands, "evaluate", _evaluate, "write evaluation.json of a run")
     evaluation_flags(evaluate)
-
     sample = _command(commands, "sample", _sample, "draw samples: a PNG and an .npz")
     sample_flags(sample)
-
     figures = _command(commands, "figures", _figures, "draw the figures of a run")
     figure_flags(figures)
     for command in (evaluate, figures):
@@ -126,7 +125,9 @@ def _command(
     parser.set_defaults(command=function)
     parser.add_argument("--workdir", required=True, metavar="W", help="folder of the run")
     parser.add_argument(
-        "--config", metavar="F", help="file.py, file.py:preset or config.json; default: the run's"
+        "--config",
+        metavar="F",
+        help="file.py or file.py:preset, which is executed, or config.json; default: the run's",
     )
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the latest")
     return parser
@@ -262,31 +263,3 @@ def _dataset(config: Any) -> Any:
     config = config.copy_and_resolve_references()
     config.data_sha256 = ""  # compared with that of the run
     return dataset_from(config)
-
-
-def _refuse_strangers(arguments: list[str]) -> None:
-    """Only --config.KEY=VALUE, or --config.KEY VALUE, may be left over."""
-    value_follows = False
-    for argument in arguments:
-        if not argument.startswith("--config.") and not value_follows:
-            raise ValueError(f"unknown argument {argument!r}; see --help")
-        value_follows = argument.startswith("--config.") and "=" not in argument
-
-
-def _status(error: Exception) -> int | None:
-    """2 for bad input, 1 for a diverged run, None for a bug, which keeps its traceback."""
-    if type(error).__name__ == "NonFiniteError":
-        return 1
-    if isinstance(error, OSError):
-        return 2
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    # Our own code raises ValueError for bad input only; one from inside a library is a bug.
-    ours = trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("vaejax")
-    return 2 if ours and isinstance(error, ValueError) else None
-
-
-def _show_warning(message: Any, category: type[Warning], filename: str, *more: Any) -> None:
-    if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parent):
-        print(f"vaejax: warning: {message}", file=sys.stderr)

@@ -47,7 +47,8 @@ def positions(num_rows: int, axis_name: str | None) -> Array:
 
 def local_rows(array: Array, num_rows: int, axis_name: str | None) -> Array:
     """This device's rows of a global array.  (global B, ...) -> (num_rows, ...)."""
-    return array[positions(num_rows, axis_name)]
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_rows
+    return jax.lax.dynamic_slice_in_dim(array, first, num_rows)
 
 
 def example_keys(key: Array, indices: Array) -> Array:

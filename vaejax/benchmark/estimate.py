@@ -13,7 +13,7 @@ from vaejax.benchmark.communication import communication
 from vaejax.benchmark.operations import step_operations
 from vaejax.benchmark.stepper import compilation, make_run
 from vaejax.data.arrays import Dataset
-from vaejax.training.loop import lone_plan
+from vaejax.training.plan import lone_plan
 from vaejax.types import Device
 
 

@@ -12,8 +12,9 @@ import jax
 from ml_collections import ConfigDict
 
 from vaejax.data.arrays import Dataset
+from vaejax.memory import program_memory
 from vaejax.training.feed import make_feed, mapped_steps
-from vaejax.training.loop import Plan, lone_plan
+from vaejax.training.plan import Plan, lone_plan
 from vaejax.training.replicas import make_plan, replica_configs
 from vaejax.training.run import Run
 from vaejax.types import Device
@@ -83,18 +84,6 @@ def compilation(plan: Plan, devices: Sequence[Device]) -> Compilation:
         compiled = lowered.compile()
         seconds = middle - began, time.perf_counter() - middle
     return Compilation(*seconds, program_memory(compiled))
-
-
-def program_memory(compiled: Any) -> dict[str, int]:
-    """Bytes that a compiled program needs on one device; what it overwrites counts once."""
-    found = compiled.memory_analysis()
-    arguments, results = found.argument_size_in_bytes, found.output_size_in_bytes
-    sizes = {
-        "arguments": arguments,
-        "results": results - found.alias_size_in_bytes,
-        "temporary": found.temp_size_in_bytes,
-    }
-    return {**sizes, "total": sum(sizes.values())}
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ CHOICES = {
     "regularizer": "regularizers",
     "optimizer": "optimizers",
     "schedule": "schedules",
+    "recovery": "recoveries",
 }
 
 
@@ -48,6 +49,7 @@ def default_config() -> ConfigDict:
             "regularizer": "beta_tc",
             "optimizer": "adam",
             "schedule": "constant",
+            "recovery": "none",  # from numbers that are not finite
             "convolutions": "auto",  # how they are computed: "native", or "matmul"
             "compute_dtype": "float32",  # of encoder and decoder, or "bfloat16"; all else stays
             "placement": "auto",  # of the train split: "resident" on the device, or "streamed"
@@ -82,6 +84,11 @@ def _optimization() -> dict[str, Any]:
         "schedules": {
             "constant": {"learning_rate": 1e-3},
             "cosine": {"learning_rate": 1e-3, "warmup_steps": 0, "final_fraction": 0.0},
+        },
+        "recoveries": {
+            "none": {},
+            "skip": {"most": 100},  # steps of a run; one more ends it
+            "lower": {"factor": 0.5, "most": 3},  # of all learning rates, from the last checkpoint
         },
     }
 

@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vaejax.config.lookup import nearest, validate
+from vaejax.records import parsed, read_json
 
 # Beginnings of keys, as `differing_keys` writes them.
 _PLACES = (
@@ -23,6 +24,7 @@ _PLACES = (
     "datasets.image_folder.path:",
     "datasets.tfds.data_dir:",
 )
+_MAY_CHANGE = (*_PLACES, "recovery:", "recoveries.")  # while a run is interrupted
 _DATA = (*_PLACES, "dataset:", "datasets.", "data_sha256:")
 
 
@@ -47,8 +49,9 @@ def load_config(path: str) -> ConfigDict:
     try:
         spec.loader.exec_module(module)
         config = module.get_config(preset) if preset else module.get_config()
-    except (AttributeError, KeyError, NameError, SyntaxError, TypeError, ImportError) as error:
-        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{name}: {kind}{error}") from error
     if not isinstance(config, ConfigDict):
         raise ValueError(f"{name}: get_config returned no ConfigDict but {config!r}")
     return config.lock()
@@ -122,7 +125,7 @@ def config_sha256(config: ConfigDict) -> str:
 
 def from_json(text: str) -> ConfigDict:
     """The config that `to_json` wrote, validated.  Raises ValueError."""
-    return _from_tree(json.loads(text))
+    return _from_tree(parsed(text))
 
 
 def _from_tree(tree: Any) -> ConfigDict:
@@ -141,8 +144,8 @@ def _tuples(value: Any) -> Any:
 
 def _read_json(path: Path) -> ConfigDict:
     try:
-        return from_json(path.read_text())
-    except ValueError as error:
+        return _from_tree(read_json(path))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -161,7 +164,7 @@ def check_same_config(workdir: Path, config: ConfigDict, other_data: bool = Fals
     `other_data`, neither does anything else about the data.
     """
     saved, given = saved_config(workdir), from_json(to_json(config))
-    ignored = _DATA if other_data else _PLACES
+    ignored = _DATA if other_data else _MAY_CHANGE
     if not given.data_sha256:  # filled in by the run
         ignored = (*ignored, "data_sha256:")
     differing = [line for line in differing_keys(saved, given) if not line.startswith(ignored)]

@@ -20,9 +20,27 @@ NAMES = {
     "convolutions": ("auto", "native", "matmul"),
     "compute_dtype": ("float32", "bfloat16"),
 }
-# Integers and floats are at least 1 and 0; these may be lower.
-_MAY_BE_ZERO = ("seed", "warmup_steps", "size", "steps_per_dispatch")
-_MAY_BE_NEGATIVE = ("alpha",)
+_INTEGER, _FLOAT = 2**31 - 1, float(np.finfo(np.float32).max)  # what the devices can count to
+# Last part of a key -> the least and the most; of others, of an integer 1 and `_INTEGER`, of a
+# float 0 and `_FLOAT`.  What is a length of a loop, or the side of a table, needs a bound of sense:
+# without one, a program is being made for ever.
+_RANGES = {
+    "seed": (0, 2**32 - 1),
+    "alpha": (-_FLOAT, _FLOAT),
+    "warmup_steps": (0, _INTEGER),
+    "steps_per_dispatch": (0, 10_000),
+    "size": (0, 8_192),
+    "latent_dim": (1, 65_536),
+    "num_blocks": (1, 1_000),
+    "critic_depth": (1, 1_000),
+    "probes": (1, 10_000),
+    "num_components": (1, 100_000),
+    "candidates": (1, 100_000),
+    "num_draws": (1, 100_000),
+    "mask_percent": (0, 100),
+}
+_BELOW_ONE = ("b1", "b2", "critic_b1", "critic_b2", "momentum", "ema_decay", "validation", "test")
+_LONGEST = 64  # entries of a tuple
 
 
 def validate(config: ConfigDict) -> None:
@@ -42,10 +60,6 @@ def validate(config: ConfigDict) -> None:
     if config.splits.validation + config.splits.test >= 1:
         fractions = f"{config.splits.validation} and {config.splits.test}"
         raise ValueError(f"config.splits takes {fractions} of the data; their sum must be below 1")
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f"config.seed is {config.seed}; it must be in [0, 2**32)")
-    if not 0.0 <= config.ema_decay < 1.0:
-        raise ValueError(f"config.ema_decay is {config.ema_decay}; it must be in [0, 1)")
 
 
 def _without_own_rows(tree: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,6 +100,8 @@ def check_tree(given: Mapping, allowed: Mapping, path: str) -> None:
         elif isinstance(default, tuple):
             if not isinstance(value, tuple) or not value:
                 raise ValueError(f"{path}.{key} is {value!r}; it must be a tuple like {default}")
+            if len(value) > _LONGEST:
+                raise ValueError(f"{path}.{key} has {len(value)} entries, more than {_LONGEST}")
             for item in value:
                 _check_value(item, default[0], f"{path}.{key}")
         else:
@@ -96,14 +112,22 @@ def _check_value(value: Any, default: Any, path: str) -> None:
     is_float = isinstance(default, float) and type(value) is int
     if type(value) is not type(default) and not is_float:
         raise ValueError(f"{path} is {value!r}; it must be of type {type(default).__name__}")
-    if isinstance(value, str | bool):
+    if isinstance(value, bool):
         return
-    if not math.isfinite(value):
+    if isinstance(value, str):
+        if any(character < " " for character in value):
+            raise ValueError(f"{path} is {value!r}; it must have no control characters")
+        return
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{path} is {value!r}; it must be finite")
     key = path.rpartition(".")[2]
-    least = 0 if isinstance(default, float) or key in _MAY_BE_ZERO else 1
-    if value < least and key not in _MAY_BE_NEGATIVE:
+    least, most = _RANGES.get(key, (0, _FLOAT) if isinstance(default, float) else (1, _INTEGER))
+    if value < least:
         raise ValueError(f"{path} is {value!r}; it must be at least {least}")
+    if value > most:
+        raise ValueError(f"{path} is {value!r}; it must be at most {most}")
+    if key in _BELOW_ONE and value >= 1:
+        raise ValueError(f"{path} is {value!r}; it must be in [0, 1)")
 
 
 def fails(condition: Any) -> bool:
@@ -143,8 +167,9 @@ def build(
         )
     if name not in table:
         raise unknown(kind, name, table)
+    keywords: dict[str, Any] = {**more, **tree[CHOICES[kind]][name]}
     try:
-        inspect.signature(table[name]).bind(*args, **more, **row)
+        inspect.signature(table[name]).bind(*args, **keywords)
     except TypeError as error:
         raise ValueError(f"config.{CHOICES[kind]}.{name} is not its row: {error}") from error
-    return table[name](*args, **more, **row)
+    return table[name](*args, **keywords)

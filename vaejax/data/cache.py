@@ -27,6 +27,7 @@ from vaejax.data.columns import Progress, write_split
 from vaejax.data.splits import canonical_order, content_sha256, order_keys, rows_sha256
 from vaejax.locks import lock
 from vaejax.progress import ProgressReport
+from vaejax.records import read_json
 
 # Blocks of every split, and a note on where they come from (a function: asked when all is read).
 Recipe = Callable[[], tuple[Mapping[str, Blocks], str | Callable[[], str]]]
@@ -62,11 +63,11 @@ def cached(key: str) -> Dataset | None:
 
 def manifest(key: str) -> dict[str, Any]:
     """What an entry says of itself."""
-    return json.loads((cache_folder() / key / "manifest.json").read_text())
+    return read_json(cache_folder() / key / "manifest.json")
 
 
 def _opened(folder: Path) -> Dataset:
-    described = json.loads((folder / "manifest.json").read_text())
+    described = read_json(folder / "manifest.json")
     if described["version"] != _VERSION:
         raise ValueError(f"its version is {described['version']}, not {_VERSION}")
     arrays: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in _KINDS}

@@ -15,8 +15,11 @@ import numpy as np
 from PIL import Image
 
 from vaejax.data.arrays import SPLITS, Blocks, Columns
+from vaejax.records import read_json
 
 _CHUNK = 1_000  # examples decoded at a time
+_FORMATS = ("PNG", "JPEG")  # as TFDS writes them: Pillow would run an interpreter of others
+_OURS = "tensorflow_datasets."
 _JPEG = b"\xff\xd8"
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 _MODES = {"L": "L", "RGB": "RGB", "1": "L", "P": "RGB", "CMYK": "RGB"}  # of Pillow -> as decoded
@@ -53,7 +56,7 @@ def file_formats(folder: Path) -> list[str]:
     """The formats that a prepared directory is stored in.  Raises ValueError."""
     info = folder / "dataset_info.json"
     try:
-        described = json.loads(info.read_text())
+        described = read_json(info)
         return [
             described.get("fileFormat", "tfrecord"),
             *described.get("alternativeFileFormats", []),
@@ -79,6 +82,7 @@ def prepared_splits(folder: Path, features: Features, *, strict: bool = True) ->
     import tensorflow_datasets as tfds
 
     try:
+        _check_features(folder)
         builder: Any = tfds.builder_from_directory(folder)
         splits, decoders = builder.info.splits, decoders_of(builder, features.x)
         sources = {
@@ -92,6 +96,20 @@ def prepared_splits(folder: Path, features: Features, *, strict: bool = True) ->
         raise ValueError(f"{folder} has the splits {sorted(splits)}; 'train' is missing")
     features = features_in(builder, folder, features, strict=strict)
     return {split: _blocks(folder, split, source, features) for split, source in sources.items()}
+
+
+def _check_features(folder: Path) -> None:
+    """Raise ValueError where TFDS would import a module of others, whose name is in a file."""
+    pending = [read_json(folder / "features.json")]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list):
+            pending += value
+        elif isinstance(value, dict):
+            pending += value.values()
+            name = value.get("pythonClassName", value.get("python_class_name", _OURS))
+            if not str(name).startswith(_OURS):
+                raise ValueError(f"its features are of {name!r}, which is not of TFDS")
 
 
 def decoders_of(builder: Any, x: str) -> dict[str, Any] | None:
@@ -176,7 +194,7 @@ def _array(value: Any) -> np.ndarray:
         with np.errstate(over="ignore"):  # what becomes inf is refused later
             array = array.astype(stored.get(array.dtype, array.dtype))
         return array[..., None] if array.ndim == 2 else array
-    with Image.open(io.BytesIO(value)) as image:
+    with Image.open(io.BytesIO(value), formats=_FORMATS) as image:
         if image.mode not in _MODES:  # 16 bits or an alpha channel would be lost
             raise ValueError(f"its images have mode {image.mode}; 8-bit gray and RGB can be read")
         pixels = np.asarray(image.convert(_MODES[image.mode]))
@@ -197,6 +215,7 @@ def is_jpeg(folder: Path, x: str = "image") -> bool:
     import tensorflow_datasets as tfds
 
     try:
+        _check_features(folder)
         builder: Any = tfds.builder_from_directory(folder)
         return starts_as_jpeg(
             builder.as_data_source("train", decoders=decoders_of(builder, x))[0][x]

@@ -23,6 +23,7 @@ import numpy as np
 from vaejax.data.arrays import Blocks
 from vaejax.data.images import BLOCK
 
+LARGEST = 2**28  # bytes of a file within a file
 Contents = Iterator[tuple[Path, bytes]]  # names of files, and what is in them
 
 
@@ -44,8 +45,9 @@ def idx(images: Path, labels: Path, image_shape: tuple[int, ...]) -> Blocks:
 
 
 def _idx(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    with named(file):
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    opening = gzip.open if file.suffix == ".gz" else open
+    with named(file), opening(file, "rb") as opened:
+        raw = opened.read(LARGEST)  # more is no data set that has this form
         magic, start = bytes([0, 0, 8, 1 + len(shape)]), 8 + 4 * len(shape)
         if raw[:4] != magic or len(raw) < start:
             raise ValueError(f"it begins with {raw[:start].hex()}; {magic.hex()} and sizes must")
@@ -96,7 +98,7 @@ def members(archive: Path, names: Iterable[str]) -> Contents:
         for member in opened:
             name = PurePosixPath(member.name).name
             if name in names and (inside := opened.extractfile(member)):
-                found[name] = inside.read()
+                found[name] = inside.read(LARGEST)
         if missing := [name for name in names if name not in found]:
             raise ValueError(f"it does not hold {', '.join(missing)}")
     yield from ((archive / name, found[name]) for name in names)
@@ -142,7 +144,7 @@ def npz(file: Path, x_shape: tuple[int, ...], num_factors: int) -> Blocks:
     with named(file), zipfile.ZipFile(file) as archive:
         with archive.open("latents_classes.npy") as opened:
             shape, dtype = _npy_header(opened)
-            factors = np.frombuffer(opened.read(), dtype).reshape(shape)[:, 1:]
+            factors = np.frombuffer(opened.read(LARGEST), dtype).reshape(shape)[:, 1:]
         with archive.open("imgs.npy") as opened:
             shape, dtype = _npy_header(opened)
             factors = _factors(factors, num_factors, (*shape, 1), dtype, x_shape)

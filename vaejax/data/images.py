@@ -75,6 +75,8 @@ def decoded(file: Path | BinaryIO, *, channels: int) -> Image.Image:
     for one so big that Pillow takes it for a decompression bomb.
     """
     try:
+        if isinstance(file, Path) and file.exists() and not file.is_file():
+            raise ValueError("it is no file")  # but a pipe, which nobody may fill
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)

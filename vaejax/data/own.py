@@ -21,6 +21,7 @@ from vaejax.data.directories import (
     tfds_folder,
 )
 from vaejax.data.images import image_files, image_splits
+from vaejax.memory import check_archive
 
 _KINDS = ("x", "labels", "factors")
 _FEW = 16  # the most levels of gray that are not taken for pixels from 0 to 255
@@ -76,7 +77,7 @@ def _loaded(file: Path) -> dict[str, np.ndarray]:
     try:
         with file.open("rb") as opened:
             if opened.read(2) == b"PK":
-                opened.seek(0)
+                check_archive(opened)
                 return dict(np.load(opened, allow_pickle=False))
         return {"x": np.load(file, mmap_mode="r", allow_pickle=False)}
     except Exception as error:  # a damaged archive raises nearly every type
@@ -136,8 +137,9 @@ def tfds(name: str, data_dir: str, x: str, label: str, scale: float) -> Dataset:
     `x` and `label` name its features ("" for no label).  A scale of 0 stands for `default_scale`.
     Raises ValueError when it is not there, or lacks a feature.
     """
-    if not name:
-        raise ValueError("config.datasets.tfds.name is empty; it must name a prepared data set")
+    if not name or name.startswith(("/", "~")) or ".." in name.split("/"):
+        given = repr(name) if name else "empty"
+        raise ValueError(f"config.datasets.tfds.name is {given}; it must name a prepared data set")
     versions = prepared_versions(name, data_dir)
     folder = next(filter(is_array_record, versions), None)
     if folder is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,6 +23,7 @@ from vaejax.data.directories import (
     tfds_folder,
 )
 from vaejax.data.images import centered, pixels, resized
+from vaejax.records import read_json
 
 
 def public(name: str, crop: int = 0) -> Dataset:
@@ -71,7 +71,7 @@ def directory(
 
 def check_name(name: str, folder: Path) -> None:
     """Raise ValueError when a prepared directory holds another data set than `name`."""
-    other = json.loads((folder / "dataset_info.json").read_text()).get("name", name)
+    other = read_json(folder / "dataset_info.json").get("name", name)
     if other != name:
         raise ValueError(f"{folder} holds {other!r}, not {name!r}")
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from vaejax.data.arrays import Blocks, Columns
 from vaejax.data.catalog import CATALOG
-from vaejax.data.formats import amat, cifar, contents, hdf5, idx, mat, members, named, npz
+from vaejax.data.formats import LARGEST, amat, cifar, contents, hdf5, idx, mat, members, named, npz
 from vaejax.data.images import centered, decoded, in_blocks, pixels, resized
 
 
@@ -171,7 +171,8 @@ def _faces(source: Path, names: list[str], part: range, crop: int, size: int) ->
             raise ValueError(f"it lacks {len(missing)} of {len(names)} images, first {missing[0]}")
         for name in (names[index] for index in part):
             with named(Path(name)):
-                file = BytesIO(archive.read(files[name])) if archive else source / name
+                packed = archive and archive.open(files[name]).read(LARGEST)
+                file = source / name if packed is None else BytesIO(packed)
                 image = decoded(file, channels=3)
                 if image.size != (size, size):
                     image = resized(centered(image, size=crop), size=size, crop=False)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from vaejax.data.arrays import Dataset
+from vaejax.memory import check_memory
+
+_COPIES = 4  # of the numbers, on the way
 
 
 def two_moons(num_train: int, num_test: int, noise: float, seed: int) -> Dataset:
@@ -70,9 +75,9 @@ def stand_in(x_shape: tuple[int, ...], num_train: int, num_test: int) -> Dataset
     normal points instead.  -> (num_train, *X) and (num_test, *X), uint8 with scale 255, or float32
     with scale 1; always the same ones.  Raises ValueError for a size below 1.
     """
-    sizes = _sizes("stand_in", num_train, num_test)
     if not x_shape or min(x_shape) < 1:
         raise ValueError(f"stand_in: x_shape is {x_shape}; it must be one or more positive sizes")
+    sizes = _sizes("stand_in", num_train, num_test, x_shape)
     draw = _smooth_images if len(x_shape) > 1 else _normal_points
     splits = {
         split: draw((size, *x_shape), _generator(0, f"stand_in {split}"))
@@ -95,10 +100,14 @@ def _smooth_images(shape: tuple[int, ...], generator: np.random.Generator) -> np
     return np.clip(128 + 60 * pixels, 0, 255).astype(np.uint8)
 
 
-def _sizes(name: str, num_train: int, num_test: int) -> dict[str, int]:
+def _sizes(
+    name: str, num_train: int, num_test: int, x_shape: tuple[int, ...] = (3,)
+) -> dict[str, int]:
     if min(num_train, num_test) < 1:
         given = f"num_train is {num_train} and num_test is {num_test}"
         raise ValueError(f"{name}: {given}; both must be at least 1")
+    needed = 8.0 * max(num_train, num_test) * math.prod(x_shape) * _COPIES
+    check_memory(needed, name, "lower its num_train and num_test")
     return {"train": num_train, "test": num_test}
 
 

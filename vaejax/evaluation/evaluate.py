@@ -24,12 +24,18 @@ from vaejax.evaluation.subject import Subject
 from vaejax.expost.fit import PRIOR, density_sha256, sourced
 from vaejax.objectives.regularizers import make_method
 from vaejax.progress import ProgressReport
+from vaejax.records import check_kinds, read_json
 from vaejax.training.loop import load
 from vaejax.training.run import run_dataset
 from vaejax.training.state import EVALUATE, stream_key
 from vaejax.training.validation import make_split_terms
 from vaejax.training.workdir import write_text
 
+_NUMBERS = ("value", "standard_error")
+# Of `evaluation.json`.
+_KINDS = {"step": int, "source": str, "density_sha256": str, "split": str, "num_examples": int}
+_KINDS |= {"data": dict, "seed": int, "protocol": dict, "config_sha256": str, "versions": dict}
+_KINDS |= {"metrics": dict}
 _LIBRARIES = ("jax", "jaxlib", "flax", "distrax", "tfp-nightly", "optax", "numpy")
 
 
@@ -52,13 +58,10 @@ def evaluate(
     another source it goes on with that, and for data other than those of the run, which
     `other_data` must allow, it ends in their hash.  `seconds` is filled with the time of each
     metric.  comparison: that of another evaluation of the same data and protocol saves time.
-
     Raises ValueError for an unknown split, metric or source, one that the model or the data do not
     allow, wrong weights, data other than the run's, and a comparison of others.
 
-    >>> result = vaejax.evaluate("runs/digits", importance_samples=0)
-    >>> sorted(result["metrics"]["elbo"])
-    ['protocol', 'standard_error', 'unit', 'value']
+    >>> elbo = vaejax.evaluate("runs/digits", importance_samples=0)["metrics"]["elbo"]["value"]
     """
     workdir, protocol = Path(workdir), Protocol(**options)
     model, state, config = load(workdir, checkpoint)
@@ -83,8 +86,7 @@ def evaluate(
         "metrics": rows,
     }
     path = evaluation_path(workdir, protocol.split, dataset, config, source)
-    result = _with_earlier(result, path)
-    write_text(path, json.dumps(result, indent=2) + "\n")
+    write_text(path, json.dumps(result := _with_earlier(result, path), indent=2) + "\n")
     return result
 
 
@@ -136,7 +138,7 @@ def _choice(config: ConfigDict, kind: str) -> str:
 def _with_earlier(result: dict[str, Any], path: Path) -> dict[str, Any]:
     """With the metrics in the file that were made in the same way and not made again."""
     try:
-        earlier = json.loads(path.read_text())
+        earlier = read_evaluation(path)
         asked = {*earlier["protocol"].pop("metrics")}
         rows = {name: row for name, row in earlier.pop("metrics").items() if row["protocol"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -148,6 +150,25 @@ def _with_earlier(result: dict[str, Any], path: Path) -> dict[str, Any]:
         return result
     protocol = {**result["protocol"], "metrics": metrics}
     return {**result, "protocol": protocol, "metrics": {**rows, **result["metrics"]}}
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What `evaluate` wrote to a file.  Raises ValueError, naming it, for what it cannot write."""
+    try:
+        found = read_json(path)
+        check_kinds(found, _KINDS, optional=True)
+        found = {"metrics": {}, "protocol": {}, "versions": {}, **found}
+        check_kinds(found["protocol"], {"counts": dict, "metrics": list}, optional=True)
+        if not all(isinstance(name, str) for name in found["protocol"].get("metrics", [])):
+            raise ValueError("its protocol has metrics without a name")
+        for name, row in found["metrics"].items():
+            if not isinstance(row, dict) or "value" not in row:
+                raise ValueError(f"its metric {name!r} has no value")
+            numbers = {key: float for key in _NUMBERS if row.get(key) is not None}
+            check_kinds(row, numbers | {"unit": str, "protocol": str}, optional=True)
+        return found
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def evaluation_path(

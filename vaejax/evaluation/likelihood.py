@@ -47,9 +47,8 @@ def importance_weighted_bound(
     """log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x) with z_s ~ q(z|x) (arXiv 1509.00519, eq. 8).
 
     rows: (N, *X) raw -> (N,) nats, below log p(x) in expectation, less so with more samples.
-    key: of all draws; indices: (N,) of the rows in their data set, by which they draw, else 0 to
-    N - 1.  `batch_size` times at most `chunk` are decoded at once.  Raises ValueError without
-    samples.
+    indices: (N,) of the rows in their data set, by which they draw; else 0 to N - 1.  `batch_size`
+    times at most `chunk` are decoded at once.  Raises ValueError without samples.
     """
     if num_samples < 1:
         raise ValueError(f"the number of importance samples is {num_samples}; at least 1")

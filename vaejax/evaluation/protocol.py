@@ -11,6 +11,7 @@ from vaejax.config import unknown
 
 SETS = ("random", "low_posterior", "reconstructions", "interpolations")
 SETS += ("pixel_midpoints", "low_posterior_data", "floor")
+_MOST = 1_000_000  # draws for each example
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Protocol:
                 raise unknown("set of samples", name, SETS)
         if not all(math.isfinite(threshold) for threshold in self.thresholds):
             raise ValueError(f"thresholds are {self.thresholds}; they must be finite")
-        if self.importance_samples < 0:
-            raise ValueError(f"importance samples are {self.importance_samples}; at least 0 (none)")
+        if not 0 <= self.importance_samples <= _MOST:
+            count = self.importance_samples
+            raise ValueError(f"importance samples are {count}; at least 0 (none), at most {_MOST}")
         if self.importance_examples < 1:
             count = self.importance_examples
             raise ValueError(f"examples of importance sampling are {count}; at least 1")

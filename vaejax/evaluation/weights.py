@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vaejax.data.formats import named
+from vaejax.memory import check_archive
 
 # The first of the five pickles in the format before the .zip, a number.
 _MAGIC = b"\x80\x02\x8a\n" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little") + b"."
@@ -62,8 +63,9 @@ def weights_in(path: Path) -> dict[str, np.ndarray]:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(pickles) == 1:
                 return _of_archive(archive, pickles[0].removesuffix("data.pkl"))
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with path.open("rb") as stream:
+            check_archive(stream)
+            return dict(np.load(stream, allow_pickle=False))
 
 
 def _of_archive(archive: zipfile.ZipFile, folder: str) -> dict[str, np.ndarray]:

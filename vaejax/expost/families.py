@@ -84,8 +84,6 @@ def validate_density(config: ConfigDict) -> None:
         raise unknown("codes", config.codes, CODES)
     if not 0 < config.held_out < 1:
         raise ValueError(f"config.held_out is {config.held_out}; it must be in (0, 1)")
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f"config.seed is {config.seed}; it must be in [0, 2**32)")
 
 
 def fit_codes(codes: np.ndarray, config: ConfigDict, *, quiet: bool = True) -> FittedDensity:

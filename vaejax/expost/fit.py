@@ -177,8 +177,6 @@ def _module(workdir: Path, name: str, params: Any, card: Mapping[str, Any]) -> D
 
 
 def _check_run(workdir: Path, name: str, card: Mapping[str, Any], step: int) -> None:
-    if lacking := {"config_sha256", "step", "density"} - {*card}:
-        raise store.unreadable(workdir, name, f"its description lacks {min(lacking)!r}")
     if card["config_sha256"] != config_sha256(saved_config(workdir)):
         raise ValueError(f"density {name!r} in {workdir} was fitted to codes of another run")
     if card["step"] != step:

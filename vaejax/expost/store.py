@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vaejax.memory import check_archive
+from vaejax.records import check_kinds, read_json
 from vaejax.training.workdir import write_bytes, write_text
+
+# What a description holds, beside the data set of its codes.
+_KINDS = {"density": str, "codes": str, "held_out": float, "seed": int, "row": dict, "step": int}
+_KINDS |= {"config_sha256": str, "latent_dim": int, "shape": dict, "npz_sha256": str, "notes": dict}
+_KINDS |= {"name": str, "num_codes": dict, "log_density": dict, "seconds": float}
 
 
 def names(workdir: Path) -> list[str]:
@@ -45,10 +52,14 @@ def read(workdir: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(params, description) of a density.  Raises ValueError where they are not whole."""
     arrays, description = paths(workdir, name)
     try:
-        card = json.loads(description.read_text())
+        card = read_json(description)
+        check_kinds(card, _KINDS)
+        if not arrays.is_file():
+            raise ValueError("it is no file")
         content = arrays.read_bytes()
         if hashlib.sha256(content).hexdigest() != card["npz_sha256"]:
             raise ValueError("its SHA-256 is not that of its description")
+        check_archive(BytesIO(content))
         with np.load(BytesIO(content), allow_pickle=False) as file:
             return unflatten_dict({name: file[name] for name in file.files}, sep="."), card
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:

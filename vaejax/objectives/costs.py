@@ -6,6 +6,7 @@ batch take the name of the mapped device axis, as Flax's batch norm does.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from vaejax.objectives.divergences import (
     log_aggregate_posterior_at,
     squared_mmd,
 )
-from vaejax.parallel import averaged, gathered, positions
+from vaejax.parallel import averaged, gathered, local_rows, positions
 from vaejax.types import Array, Cost, Metrics, Terms
 
 
@@ -160,7 +161,8 @@ def mmd_to_prior(
     def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         z = gathered(terms.code.z, axis_name)
         u = model.prior.sample(key, len(z))
-        return {"mmd": weight * squared_mmd(u, z, kernel(u, z), unbiased)}
+        own = functools.partial(local_rows, num_rows=len(terms.code.z), axis_name=axis_name)
+        return {"mmd": weight * squared_mmd(u, z, kernel(u, z), unbiased, own=own)}
 
     return cost
 

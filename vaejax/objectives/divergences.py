@@ -110,22 +110,29 @@ def inverse_multiquadratic(scale: float) -> Kernel:
 
 
 def squared_mmd(
-    u: Array, z: Array, kernel: Kernel, unbiased: bool = False, most: int = _MOST_PAIRS
+    u: Array,
+    z: Array,
+    kernel: Kernel,
+    unbiased: bool = False,
+    most: int = _MOST_PAIRS,
+    own: Callable[[Array], Array] = lambda rows: rows,
 ) -> Array:
     """Squared maximum mean discrepancy of two sets of draws.
 
     u: (M, D), z: (N, D) -> ().  The V-statistic, which is >= 0 and biased upward; `unbiased` drops
     the diagonals and may be negative (arXiv 0805.2368, eqs. 3 and 5).  Beyond `most` coordinates
-    of pairs, they are taken in turn, and again for the gradient.
+    of pairs, they are taken in turn, and again for the gradient.  `own`: the rows of (M, D) or
+    (N, D) whose pairs with all others a device takes; the mean over devices is that of all.
     """
 
     def mean(a: Array, b: Array) -> Array:
-        return _kernel_sum(kernel, a, b, most) / float(len(a) * len(b))
+        return _kernel_sum(kernel, own(a), b, most) / float(len(own(a)) * len(b))
 
     def within(a: Array) -> Array:
         if unbiased:
-            diagonal = len(a) * kernel(jnp.zeros(()))
-            return (_kernel_sum(kernel, a, a, most) - diagonal) / float(len(a) * (len(a) - 1))
+            diagonal = len(own(a)) * kernel(jnp.zeros(()))
+            pairs = float(len(own(a)) * (len(a) - 1))
+            return (_kernel_sum(kernel, own(a), a, most) - diagonal) / pairs
         return mean(a, a)
 
     return within(u) + within(z) - 2 * mean(u, z)

@@ -11,6 +11,7 @@ from flax import linen as nn
 from matplotlib.figure import Figure
 
 from vaejax.evaluation.latent import codes, density_grid
+from vaejax.memory import check_memory, program_memory
 from vaejax.models.vae import VAE
 from vaejax.reporting import figures
 from vaejax.reporting.curves import training_curves
@@ -30,8 +31,8 @@ def prior_samples(
 
     -> {"x": (S, *X), "z": (S, D), "z0": (S, D)}.  Raises ValueError without samples.
     """
-    if num_samples < 1:
-        raise ValueError(f"{num_samples} samples asked for; at least 1")
+    if not 1 <= num_samples < 2**31:
+        raise ValueError(f"{num_samples} samples asked for; at least 1, and fewer than 2**31")
     if not 0 <= draw < 2**32:
         raise ValueError(f"the seed of the samples is {draw}; it must be in [0, 2**32)")
 
@@ -40,7 +41,9 @@ def prior_samples(
         return {"x": vae.decode(z), "z": z, "z0": vae.prior.to_base(z)}
 
     key = jax.random.fold_in(stream_key(seed, SAMPLE), draw)
-    samples = jax.jit(nn.apply(drawn, model))(variables, key)
+    program = jax.jit(nn.apply(drawn, model)).lower(variables, key).compile()
+    check_memory(program_memory(program)["total"], f"{num_samples:,} samples", "take fewer")
+    samples = program(variables, key)
     return {name: np.asarray(value) for name, value in samples.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from vaejax.config import unknown
 from vaejax.data.arrays import Dataset
 from vaejax.evaluation.chains import markov_paths, noise_of, reconstructed
 from vaejax.evaluation.mixing import autocorrelation, projection
+from vaejax.memory import check_memory
 from vaejax.parallel import example_keys
 from vaejax.reporting import figures
 from vaejax.reporting.opened import OpenedRun, opened
@@ -116,8 +118,11 @@ def chains_of(
     They are numbered; one depends on `draw` and its number alone.  Raises ValueError for fewer than
     1 chain or step, an unknown start, fewer data than chains, and where `markov_paths` does.
     """
-    if num_chains < 1 or num_steps < 1:
-        raise ValueError(f"{num_chains} chains of {num_steps} steps asked for; at least 1 each")
+    if min(num_chains, num_steps) < 1 or max(num_chains, num_steps) >= 2**31:
+        asked = f"{num_chains} chains of {num_steps} steps asked for"
+        raise ValueError(f"{asked}; at least 1 each, and fewer than 2**31")
+    size = 8.0 * num_chains * math.prod(run.dataset.x_shape)
+    check_memory(size, f"the states of {num_chains:,} chains", "take fewer")
     if not 0 <= draw < 2**32:
         raise ValueError(f"the seed of the chains is {draw}; it must be in [0, 2**32)")
     root = jax.random.fold_in(stream_key(run.seed, CHAIN), draw)

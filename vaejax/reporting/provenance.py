@@ -173,7 +173,7 @@ def commands(runs: Sequence[OpenedRun], evaluations: Sequence[Mapping[str, Any]]
             lines.append(f"vaejax evaluate --workdir {folder}{flags}")
     folders = dict.fromkeys(shlex.quote(str(run.workdir)) for run in runs)
     sources = dict.fromkeys(run.source for run in runs)
-    flag = "" if list(sources) == [PRIOR] else f" --source {' '.join(sources)}"
+    flag = "" if list(sources) == [PRIOR] else f" --source {' '.join(map(shlex.quote, sources))}"
     lines.append(f"vaejax report {' '.join(folders)}{flag}")
     return f"<pre><code>{escaped(chr(10).join(lines))}</code></pre>"
 
@@ -184,9 +184,11 @@ def _fitted(run: OpenedRun) -> str:
     made = {key: card[key] for key in ("codes", "held_out", "seed")}
     made |= {f"densities.{card['density']}.{key}": value for key, value in card["row"].items()}
     default = dict(_leaves(default_density_config().to_dict()))
-    flags = f" --density {card['density']} --name {run.source}"
+    flags = f" --density {shlex.quote(card['density'])} --name {shlex.quote(run.source)}"
     for key, value in made.items():
         value = tuple(value) if isinstance(value, list) else value
+        if key not in default:
+            raise store.unreadable(run.workdir, run.source, f"it has an unknown {key!r}")
         if default[key] != value:
             flags += f" --config.{key}={shlex.quote(str(value))}"
     return flags
@@ -194,7 +196,7 @@ def _fitted(run: OpenedRun) -> str:
 
 def source_flag(run: OpenedRun) -> str:
     """The flag that names where codes are drawn from, if it is not the prior."""
-    return "" if run.source == PRIOR else f" --source {run.source}"
+    return "" if run.source == PRIOR else f" --source {shlex.quote(run.source)}"
 
 
 def _asked(evaluation: Mapping[str, Any]) -> str:
@@ -203,11 +205,11 @@ def _asked(evaluation: Mapping[str, Any]) -> str:
     flags = ""
     for name in ("importance_samples", "importance_examples", "metrics", "thresholds", "sets"):
         value = protocol.get(name, [])
-        texts = map(str, value) if isinstance(value, list) else [str(value)]
+        texts = [shlex.quote(str(each)) for each in (value if isinstance(value, list) else [value])]
         if value != []:
             flags += f" --{name.replace('_', '-')} {' '.join(texts)}"
     images = protocol.get("counts", {}).get("images")
-    return flags + (f" --samples {images}" if images else "")
+    return flags + (f" --samples {shlex.quote(str(images))}" if images else "")
 
 
 def config_texts(labels: Sequence[str], runs: Sequence[OpenedRun]) -> str:

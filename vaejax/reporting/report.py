@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vaejax.config import saved_config
 from vaejax.data.arrays import Dataset
-from vaejax.evaluation.evaluate import evaluation_path
+from vaejax.evaluation.evaluate import evaluation_path, read_evaluation
 from vaejax.evaluation.plane import planes
 from vaejax.expost.fit import PRIOR, density_sha256
 from vaejax.expost.fit import sources as sources_of
@@ -155,25 +154,7 @@ def _evaluation(run: OpenedRun) -> dict[str, Any]:
     path = evaluation_path(run.workdir, "test", run.dataset, run.config, run.source)
     if not path.exists():
         return {}
-    try:
-        found = json.loads(path.read_text())
-        _check_evaluation(found)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read: {error!r}") from error
-    return found
-
-
-def _check_evaluation(found: dict[str, Any]) -> None:
-    """Raises ValueError, TypeError, KeyError or AttributeError for what no evaluation has."""
-    for row in found["metrics"].values():
-        for number in (row["value"], row.get("standard_error")):
-            if not (number is None or isinstance(number, int | float)):
-                raise ValueError(f"{number!r} is not a number")
-        row.get("protocol", "").split()
-    if not isinstance(found.get("step", 0), int):
-        raise ValueError(f"step {found['step']!r} is not an integer")
-    found.get("versions", {}).items()
-    found.get("protocol", {}).get("counts", {}).items()
+    return read_evaluation(path)
 
 
 def _metrics(
@@ -225,7 +206,8 @@ def _figures(
         parts.append(_captioned(name, [(" and ".join(labels), name, uri)]))
     for label, run in zip(labels, runs, strict=True):
         for path in sorted((run.workdir / "figures").glob("*")):
-            if path.suffix == ".gif" and _source_of(path, run.workdir) == run.source:
+            is_ours = path.is_file() and not path.is_symlink() and path.suffix == ".gif"
+            if is_ours and _source_of(path, run.workdir) == run.source:
                 parts.append(_file(label, path))
     return "".join(parts)
 

@@ -20,6 +20,7 @@ from vaejax.evaluation.evaluate import (
     evaluate,
     evaluation_path,
     observation_of,
+    read_evaluation,
     told,
 )
 from vaejax.evaluation.metrics import OF_SAMPLES
@@ -29,6 +30,8 @@ from vaejax.models.vae import make_model
 from vaejax.tables.plan import Cell
 from vaejax.training.loop import fit
 from vaejax.training.replicas import fit_replicas, replica_configs
+
+_ROW = ("value", "unit", "protocol")  # what is used of a metric
 
 
 def run_folders(cell: Cell, seeds: Sequence[int]) -> dict[int, Path]:
@@ -67,12 +70,14 @@ def evaluated(cell: Cell, folder: Path, source: str, comparison: Comparison) -> 
         fit_density(folder, name=source, config=density, dataset=dataset, quiet=quiet)
     try:
         path = evaluation_path(folder, wanted.split, dataset, config, source)
-        found = json.loads(path.read_text())
+        found = read_evaluation(path)
         is_current = found["step"] == config.num_steps
         is_current &= found["config_sha256"] == config_sha256(config)
         is_current &= found["data"]["sha256"] == dataset.sha256
         is_current &= found["density_sha256"] == density_sha256(folder, source)
         is_current &= _covers(found["protocol"], wanted.to_json())
+        is_current &= all({*_ROW} <= {*row} for row in found["metrics"].values())
+        is_current &= {"versions", "seed"} <= {*found}
     except (OSError, ValueError, KeyError, TypeError):
         is_current = False
     given = {"source": source, "comparison": comparison, "quiet": quiet}

@@ -61,6 +61,11 @@ def number(mean: float, sd: float | None) -> str:
     return f"{mean:.{places}f} ± {sd:.{places}f}"
 
 
+def _plain(text: str) -> str:
+    """A text of `evaluation.json`, which Markdown would take for HTML."""
+    return " ".join(text.split()).replace("<", "&lt;")
+
+
 def _seeds(seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
         return f"seed {seeds[0]}, no spread"
@@ -109,7 +114,10 @@ def _protocols(result: Result) -> str:
         for row in part["rows"]:
             columns = {**row["columns"], **columns}
         lines.append(f"{name} (data SHA-256 {part['data_sha256'][:12]}):\n")
-        lines += [f"- {label} ({c['unit']}): {c['protocol']}" for label, c in columns.items()]
+        lines += [
+            f"- {label} ({_plain(c['unit'])}): {_plain(c['protocol'])}"
+            for label, c in columns.items()
+        ]
         lines.append("")
     lines.append("Every number leads to its runs, their configs, seeds and commits in table.json.")
     return "\n".join(lines)

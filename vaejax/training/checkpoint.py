@@ -36,8 +36,8 @@ class Checkpoints:
         if keep is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
         process = jax.process_index()  # of several, no other one is waited for
+        self._keep = keep or 0
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
             create=False,
             cleanup_tmp_directories=keep is not None,  # of processes that were killed
             read_only=keep is None,
@@ -52,13 +52,15 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         with self._told():
             self._manager.close()
+        if exception[0] is None:
+            self._remove_old()
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     def reload(self) -> None:
-        """Read the folder again after `set_aside`."""
+        """Read the folder again: steps were moved or removed."""
         self._manager.reload()
 
     def save(self, state: TrainState) -> None:
@@ -68,6 +70,9 @@ class Checkpoints:
         """
         saved = {"state": state, "sha256": _digest(state)}
         with self._told(int(state.step)):
+            self._manager.wait_until_finished()
+            self._remove_old()
+            self.reload()
             _check_space(self.folder, state)
             self._manager.save(int(state.step), args=ocp.args.StandardSave(saved))
 
@@ -75,6 +80,12 @@ class Checkpoints:
         """Block until what was saved is on disk.  Raises CheckpointError where that fails."""
         with self._told():
             self._manager.wait_until_finished()
+
+    def _remove_old(self) -> None:
+        """Keep the last ones.  Orbax would remove files, and a kill would leave part of a step."""
+        for step in saved_steps(self.folder.parent)[: -self._keep]:
+            renamed = f"{step}{ocp.utils.TMP_DIR_SUFFIX}"  # the next process removes such a one
+            shutil.rmtree((self.folder / str(step)).rename(self.folder / renamed))
 
     @contextlib.contextmanager
     def _told(self, step: int | None = None) -> Iterator[None]:
@@ -107,6 +118,8 @@ class Checkpoints:
             # Of values, unlike of its own records, TensorStore keeps no checksum.
             if not np.array_equal(saved["sha256"], _digest(saved["state"])):
                 raise ValueError("its values are not those that were saved")
+            if int(saved["state"].step) != step:
+                raise ValueError(f"it is that of step {int(saved['state'].step)}")
             return saved["state"]
         except Exception as error:  # Orbax and TensorStore raise many types for damaged files
             earlier = [other for other in steps if other < step]

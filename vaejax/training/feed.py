@@ -5,7 +5,6 @@ They are taken from an array that lies there, or streamed.  Either way the batch
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from vaejax.data.arrays import Dataset
 from vaejax.data.batches import batch_indices
+from vaejax.memory import check_memory, machine_memory, program_memory
 from vaejax.parallel import (
     from_first_process,
     own,
@@ -76,16 +76,26 @@ def is_resident(placement: str, dataset: Dataset, devices: Sequence[Device]) -> 
     """Whether the train split goes onto the devices; "auto" decides by its size."""
     if placement != "auto":
         return placement == "resident"
-    memory = _memory(own(devices))
+    memory = device_memory(own(devices))
     return bool(from_first_process(np.bool(dataset.splits["train"].nbytes <= _SHARE * memory)))
 
 
-def _memory(devices: Sequence[Device]) -> float:
+def device_memory(devices: Sequence[Device]) -> float:
     """Bytes that one device has for itself; devices on the CPU share the memory of the machine."""
     stats = devices[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(devices)
+    return machine_memory() / len(devices)
+
+
+def check_fits(compiled: Any, devices: Sequence[Device]) -> None:
+    """Raise ValueError where a compiled program, None or False if there is none, is too large."""
+    if compiled:
+        knobs = "lower config.batch_size, or config.steps_per_dispatch"
+        knobs += ", or take config.placement=streamed"
+        check_memory(
+            program_memory(compiled)["total"], "a step", knobs, device_memory(own(devices))
+        )
 
 
 def described(dataset: Dataset, devices: Sequence[Device], resident: bool) -> str:

@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.flatten_util import ravel_pytree
 
 from vaejax.data.batches import batch_rows
 from vaejax.progress import ProgressReport
 from vaejax.training.checkpoint import Checkpoints, saved_steps
+from vaejax.training.recovery import is_skipped
 from vaejax.training.run import Run
 from vaejax.training.state import TRAIN, TrainState, stream_key
 from vaejax.training.step import gradients, make_batch
@@ -72,7 +74,7 @@ def replay(run: Run, step: int, quiet: bool = True) -> Replay:
         for number in range(first, step):
             rows = rows_of(run, number)
             following, metrics = train_step(state, *rows)
-            if number == step - 1 or not _is_finite((following, metrics)):
+            if number == step - 1 or not (is_skipped(metrics) or _is_finite((following, metrics))):
                 break
             state = following
             progress.update(number + 1)
@@ -86,7 +88,7 @@ def state_before(run: Run, step: int) -> TrainState:
     if not earlier:
         return run.start()
     with Checkpoints(run.workdir) as checkpoints:
-        return checkpoints.restore(jax.eval_shape(run.start), earlier[-1])
+        return checkpoints.restore(run.shapes(), earlier[-1])
 
 
 def rows_of(run: Run, step: int) -> tuple[np.ndarray, ...]:
@@ -143,6 +145,7 @@ def _computed(
         yield from _leaves("cost", metrics)
         grads = gradients(run.model, player, state, batch)[0]
         yield from _leaves("gradient", grads, f"{name}: ")
+        yield "gradient", f"{name}: norm", jnp.linalg.norm(ravel_pytree(grads)[0])
     following, _ = run.train_step(None, {})(state, rows, pair_rows)
     yield from _leaves("after", {"params": following.params, "opt_state": following.opt_state})
 

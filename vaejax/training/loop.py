@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,15 +16,14 @@ from vaejax.compilation import keep_compiled_programs
 from vaejax.config import saved_config, to_json
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from
+from vaejax.locks import held
 from vaejax.models.vae import VAE
 from vaejax.parallel import (
-    AXIS,
     check_alike,
     from_first_process,
+    is_first_process,
     largest_before,
     own,
-    placed,
-    shapes,
     together,
     usable_devices,
 )
@@ -33,11 +32,12 @@ from vaejax.training import feed as feeding
 from vaejax.training import workdir as files
 from vaejax.training.checkpoint import Checkpoints, saved_steps, set_aside
 from vaejax.training.forensics import origin
-from vaejax.training.metrics import NonFiniteError
+from vaejax.training.metrics import MetricsLog, NonFiniteError
+from vaejax.training.plan import Plan, lone_plan
+from vaejax.training.recovery import SPLIT
 from vaejax.training.run import Run, model_of
 from vaejax.training.signals import Signals
 from vaejax.training.state import TrainState, initial_state
-from vaejax.training.step import TrainStep
 from vaejax.types import Device, Metrics
 
 _SHOWN = ("loss", "elbo", "kl")
@@ -58,8 +58,9 @@ def fit(
     batch evenly.  `checkpoint`: go back to that step; later checkpoints move to `set_aside/`.  A
     SIGTERM saves a checkpoint and returns early; a SIGINT saves one and raises KeyboardInterrupt
     with the step.  Raises ValueError for bad input, before anything is written, and NonFiniteError
-    when a loss or a gradient is not finite.  Where JAX was started with several processes, all of
-    them call this alike; the first one alone needs the folder, and a signal to any ends all.
+    when a loss or a gradient is not finite and `config.recovery` has nothing more to try.  Where
+    JAX was started with several processes, all of them call this alike; the first one alone needs
+    the folder, and a signal to any ends all.
 
     >>> config = vaejax.load_config("configs/tiny.py:digits")
     >>> model, state, config = vaejax.fit(config, "runs/digits", quiet=True)
@@ -68,6 +69,7 @@ def fit(
         run = Run(config, Path(workdir), dataset_from(config, dataset), checkpoint)
         devices = usable_devices(config.batch_size, num_devices)
     check_alike(f"{to_json(run.config)} {len(devices)}", "config, data and number of devices")
+    run.lowered = _array_of_first(run.lowered)
     keep_compiled_programs()
     last = max(run.saved, default=0) if checkpoint is None else checkpoint
     step = int(from_first_process(np.int64(last)))
@@ -78,11 +80,36 @@ def fit(
         return from_first_process(found)
 
     plan = lone_plan(run)._replace(state=state)
-    return run.model, train(plan, step, devices, quiet), run.config
+    try:
+        return run.model, train(plan, step, devices, quiet), run.config
+    except NonFiniteError as error:
+        if len(run.lowered) >= run.recovery.retreats:
+            raise
+        with together():
+            _retreat(run, error, quiet)
+    return fit(config, workdir, dataset, num_devices=num_devices, quiet=quiet)
+
+
+def _array_of_first(array: np.ndarray) -> np.ndarray:
+    """That of process 0, whatever the others have; (n, 2)."""
+    num = int(from_first_process(np.int64(len(array))))
+    return from_first_process(array if is_first_process() else np.zeros((num, 2)))
+
+
+def _retreat(run: Run, error: NonFiniteError, quiet: bool) -> None:
+    """Let the run go on from its last checkpoint with lower learning rates."""
+    if not run.writes:
+        return
+    step, factor = max(saved_steps(run.workdir), default=0), run.recovery.factor
+    with held(run.workdir / ".lock", str(run.workdir)), MetricsLog(run.workdir, step) as log:
+        log.write(step, SPLIT, {"failed_step": error.step, "factor": factor})
+    if not quiet:
+        again = f"goes on from step {step} with learning rates times {factor:g}"
+        said(f"recovery: {error}; {again}")
 
 
 def _restored(run: Run, step: int, checkpoint: int | None) -> TrainState:
-    restored = run.checkpoints.restore(jax.eval_shape(run.start), step)
+    restored = run.checkpoints.restore(run.shapes(), step)
     if checkpoint is not None:
         set_aside(run.workdir, after=checkpoint)
         run.checkpoints.reload()
@@ -108,51 +135,6 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, Train
     )
     with Checkpoints(workdir) as checkpoints:
         return model, checkpoints.restore(like, checkpoint), config
-
-
-class Plan(NamedTuple):
-    """What is trained as one program: a run, or replicas with a leading axis for all they have."""
-
-    runs: Sequence[Run]
-    is_sweep: bool
-    train_step: TrainStep
-    like: TrainState  # shapes
-    state: Callable[[], TrainState]  # where it starts
-
-    def each(self, tree: Any) -> list[Any]:
-        """`tree` of every run, on the host where it is one of several."""
-        if not self.is_sweep:
-            return [tree]
-        leaves, structure = jax.tree.flatten(jax.device_get(tree))
-        each = ([leaf[r] for leaf in leaves] for r in range(len(self.runs)))
-        return [structure.unflatten(one) for one in each]
-
-    def supply(self, devices: Sequence[Device]) -> feeding.Supply:
-        """What its steps see."""
-        run = self.runs[0]
-        config, dataset = run.config, run.dataset
-        return feeding.Supply(
-            dataset,
-            config.batch_size,
-            tuple(run.config.seed for run in self.runs),
-            self.is_sweep,
-            num_streams=1 if run.model.critic is None else 2,  # a critic sees a second batch
-            is_resident=feeding.is_resident(config.placement, dataset, devices),
-            most=feeding.steps_per_dispatch(config.steps_per_dispatch, config.convolutions),
-        )
-
-    def placed_state(self, devices: Sequence[Device]) -> TrainState:
-        """Where it starts, on `devices`."""
-        return placed(self.state(), devices, 0 if self.is_sweep else None)
-
-    def state_shapes(self, devices: Sequence[Device]) -> TrainState:
-        """What `placed_state` gives, without data."""
-        return shapes(self.like, devices, 0 if self.is_sweep else None)
-
-
-def lone_plan(run: Run) -> Plan:
-    """`run` by itself, from its start, with a batch in parts over devices."""
-    return Plan([run], False, run.train_step(AXIS, {}), jax.eval_shape(run.start), run.start)
 
 
 def train(plan: Plan, step: int, devices: Sequence[Device], quiet: bool) -> TrainState:
@@ -213,10 +195,12 @@ class _Loop:
             alone = len(own(devices)) == len(devices)  # `pmap` lowers for all or none
             compiling = pool.submit(lambda: alone and self.program.lower(*arguments).compile())
             self.state = plan.placed_state(devices)
-            compiling.result()
+            feeding.check_fits(compiling.result(), devices)
         with together():
             for run in plan.runs:
                 run.open_log(step)
+        for run in plan.runs:
+            run.skipped = int(from_first_process(np.int64(run.skipped)))
         self.agreed, self.received = largest_before(devices), 0
         label = f"{config.regularizer} x {config.prior} on {config.dataset}"
         self.progress = ProgressReport(label, step, config.num_steps, quiet)

@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from vaejax.records import check_kinds, parsed
 from vaejax.training.workdir import write_text
+
+_NAMES = ("nan", "inf", "-inf")
 
 
 class NonFiniteError(RuntimeError):
@@ -46,12 +49,11 @@ class MetricsLog:
             self._events.close()
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """One line of metrics.  Raises NonFiniteError after writing it."""
+        """One line of metrics."""
         _append(self._metrics, {"step": step, "split": split, **_plain(values)})
         if self._events:
             for name, value in values.items():
                 self._events.add_scalar(f"{split}/{name}", value, step)
-        check_finite(step, values)
 
     def compiled(self, step: int) -> None:
         """Measure the rate from here: `step`, the first of this process, mostly compiled."""
@@ -118,12 +120,15 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-        step = {"step": int(row["step"])}
-    except (ValueError, TypeError, KeyError) as error:
+        row = parsed(line)
+        check_kinds(row, {"step": int})
+        check_kinds(row, {"split": str}, optional=True)
+        # JSON has no number for what is not finite.
+        values = {k: float(v) if v in _NAMES else v for k, v in row.items() if k != "split"}
+        check_kinds(values, dict.fromkeys(values.keys() - {"step"}, float))
+    except ValueError as error:
         raise ValueError(f"{path} line {number} is damaged: {line[:60]!r}") from error
-    names = ("nan", "inf", "-inf")
-    return {key: float(v) if v in names else v for key, v in row.items()} | step
+    return {**row, **values}
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from vaejax.config import CHOICES, check_key
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from
 from vaejax.parallel import AXIS, local_rows, usable_devices
-from vaejax.training.loop import Plan, train
+from vaejax.training.loop import train
+from vaejax.training.plan import Plan
 from vaejax.training.run import Run
 from vaejax.training.state import TrainState
 from vaejax.training.step import TrainStep
@@ -116,6 +117,7 @@ def fit_replicas(
     dataset = dataset_from(config, dataset)
     configs = replica_configs(config, sweep)
     runs = {n: Run(c, Path(workdir) / n, dataset) for n, c in configs.items()}
+    _check_recovery(list(runs.values()))
     going = {n: run for n, run in runs.items() if config.num_steps not in run.saved}
     if not going:
         return {run.workdir: config.num_steps for run in runs.values()}
@@ -126,6 +128,13 @@ def fit_replicas(
     state = train(plan, step, devices, quiet)
     done = dict(zip(going, np.asarray(state.step).tolist(), strict=True))
     return {run.workdir: done.get(name, config.num_steps) for name, run in runs.items()}
+
+
+def _check_recovery(runs: Sequence[Run]) -> None:
+    """All take the same step at once: none can go back alone."""
+    if any(run.recovery.retreats or len(run.lowered) for run in runs):
+        alone = "learning rates are lowered for a run by itself, not for replicas"
+        raise ValueError(f"{alone}; take config.recovery 'none' or 'skip', or train one by one")
 
 
 def make_plan(
@@ -143,7 +152,7 @@ def make_plan(
         states = [_state(run, lead, step) for run in runs]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
-    one = jax.eval_shape(lead.start)
+    one = lead.shapes()
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(runs), *x.shape), x.dtype), one)
     return Plan(runs, True, _replicated(lead, values, vectorized), like, state)
 
@@ -154,7 +163,7 @@ def _array(key: str, values: list[Any]) -> Array:
 
 def _state(run: Run, lead: Run, step: int) -> TrainState:
     if step:
-        return run.checkpoints.restore(jax.eval_shape(lead.start), step)
+        return run.checkpoints.restore(lead.shapes(), step)
     return lead.state_of(run.config.seed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaejax.config import validate
+from vaejax.config import build, validate
 from vaejax.data.arrays import Dataset
 from vaejax.data.batches import batch_indices
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.locks import held
+from vaejax.memory import check_memory
 from vaejax.models.vae import VAE
 from vaejax.objectives.regularizers import make_method
 from vaejax.parallel import is_first_process
+from vaejax.training import recovery
 from vaejax.training import workdir as files
 from vaejax.training.checkpoint import Checkpoints, host_copy, saved_steps
 from vaejax.training.metrics import (
@@ -55,6 +58,11 @@ class Run:
             raise ValueError(f"no checkpoint {checkpoint} in {workdir}; {self.saved} are there")
         if config.tensorboard:
             event_writer()  # refuses where the package is missing
+        self.recovery = build(recovery.RECOVERIES, "recovery", config)
+        log = workdir / "metrics.jsonl"
+        last = max(self.saved, default=0) if checkpoint is None else checkpoint
+        self.lowered = recovery.lowered(log if self.writes else Path(os.devnull), last)
+        self.skipped = 0
         self.held_out = "validation" if "validation" in dataset.splits else "test"
         self.error: NonFiniteError | None = None
         self._open = contextlib.ExitStack()
@@ -79,6 +87,14 @@ class Run:
         """The state before the first step."""
         return self.state_of(self.config.seed)
 
+    def shapes(self) -> TrainState:
+        """Those of its state, without data.  Raises ValueError where that is beyond all memory."""
+        found = jax.eval_shape(self.start)
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(found))
+        knobs = "lower config.latent_dim, or widths and channels of the parts in use"
+        check_memory(size, "the parameters and what optimizers know of them", knobs)
+        return found
+
     @functools.cached_property
     def state_of(self) -> Callable[[int], TrainState]:
         """The state before the first step, by seed."""
@@ -93,20 +109,23 @@ class Run:
         model, objective = make_method(
             config, self.dataset.x_shape, self.num_train, axis_name, checked=False
         )
-        return make_train_step(
+        train_step = make_train_step(
             model,
             objective.players,
             transform=self.transform,
             seed=config.seed,
             ema_decay=config.ema_decay,
+            rate=recovery.slowed(self.lowered),
             axis_name=axis_name,
         )
+        return recovery.skipping(train_step) if self.recovery.skips else train_step
 
     def open_log(self, step: int) -> None:
         """Log from after `step` on."""
         given = self.workdir, step, self.config.tensorboard
         log = MetricsLog(*given) if self.writes else SilentLog()
         self.log = self._open.enter_context(log)
+        self.skipped = recovery.skipped(self.workdir / "metrics.jsonl") if self.writes else 0
         transform, seed = self.transform, self.config.seed
         self._split_terms = make_split_terms(self.model, transform=transform, seed=seed)
 
@@ -127,7 +146,13 @@ class Run:
         """Log the metrics of a step.  -> them, and the rate in steps per second."""
         values = {name: float(value) for name, value in sorted(metrics.items())}
         self.log.write(step, "train", values)
+        self.skipped += recovery.is_skipped(values)
+        self._check(step, values)
         return values, self.log.write_timing(step)
+
+    def _check(self, step: int, metrics: Mapping[str, np.ndarray] | Mapping[str, float]) -> None:
+        if not recovery.is_skipped(metrics) or self.skipped > self.recovery.skips:
+            check_finite(step, metrics)
 
     def evaluate_and_save(
         self, step: int, state: TrainState, metrics: Mapping[str, np.ndarray]
@@ -135,7 +160,8 @@ class Run:
         """What is due after `step`."""
         if self.is_due(step, self.config.eval_every):
             terms = self._split_terms(state.variables(), self.dataset.splits[self.held_out])
-            self.log.write(step, self.held_out, means(terms))
+            self.log.write(step, self.held_out, values := means(terms))
+            check_finite(step, values)
         if self.is_due(step, self.config.checkpoint_every):
             self.save(state, metrics)
 
@@ -144,7 +170,7 @@ class Run:
         step = int(state.step)
         if self.writes and step in self.checkpoints.steps():
             return
-        check_finite(step, metrics)
+        self._check(step, metrics)
         self.log.sync()
         copy = host_copy(state)
         check_finite(step, _by_path(copy))

@@ -49,12 +49,13 @@ def make_train_step(
     transform: Transform,
     seed: int,
     ema_decay: float = 0.0,
+    rate: Callable[[Array], Array] | None = None,
     axis_name: str | None = None,
 ) -> TrainStep:
     """`(state, rows, pair_rows=None) -> (state, metrics)`, for `jit`, or `pmap` over `axis_name`.
 
     rows, pair_rows: (B, *X) raw; the second only where a critic needs it.  All players see the
-    parameters before the update.
+    parameters before the update, which is multiplied with `rate` of the step, () -> ().
 
     >>> step = jax.jit(vaejax.make_train_step(model, players, transform=transform, seed=0))
     >>> after, metrics = step(start, rows)
@@ -81,6 +82,8 @@ def make_train_step(
             grads, seen, new_stats = gradients(model, player, state, batch, axis_name)
             mine = owned(state.params, player)
             updates, opt_state[name] = player.tx.update(grads, state.opt_state[name], mine)
+            if rate is not None:
+                updates = optax.tree.scale(rate(state.step), updates)
             groups: Any = optax.apply_updates(mine, updates)
             params |= groups
             # A forward pass also advances statistics of groups its player only reads: drop those.

@@ -11,6 +11,10 @@ from ml_collections import ConfigDict
 
 from vaejax.config import check_same_config, to_json
 from vaejax.data.arrays import Dataset
+from vaejax.records import check_kinds, read_json
+
+_CARD = {"name": str, "x_shape": list, "scale": float, "sha256": str, "splits": dict, "note": str}
+_NEEDED = ("train", "test")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,7 +26,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """As `write_text`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)  # of a crash, or a link to what is not ours
+        with partial.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -48,8 +53,11 @@ def saved_card(workdir: Path) -> dict[str, Any]:
     """The dataset card of the run in `workdir`.  Raises ValueError."""
     path = workdir / "dataset.json"
     try:
-        card = json.loads(path.read_text())
-        _ = [tuple(card["x_shape"]), card["splits"]["train"]["num_examples"]]
+        card = read_json(path)
+        check_kinds(card, _CARD)
+        sizes = [*card["x_shape"], *(card["splits"][split]["num_examples"] for split in _NEEDED)]
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError(f"its sizes are {sizes}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} cannot be read: {error!r}") from error
     return card
