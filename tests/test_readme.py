@@ -1,4 +1,4 @@
-"""The README's commands and snippets run as they stand there."""
+"""The commands and snippets of the README and of the documentation run as they stand there."""
 
 import os
 import re
@@ -12,12 +12,13 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = "\n".join([README, *(p.read_text() for p in sorted((ROOT / "launch/docs").glob("*.md")))])
 QUICK = "--xla_backend_optimization_level=0"  # of compilation, not of what it makes
 SHORT = ["--config.num_steps=20", "--config.eval_every=20", "--config.log_every=10"]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, text=PAGES):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def environment(tmp_path):
@@ -44,13 +45,13 @@ def ran(script, tmp_path):
 
 
 def test_ci_runs_the_test_command_of_the_readme():
-    assert "bash launch/test.sh\n" in blocks("bash")
+    assert "bash launch/test.sh\n" in blocks("bash", README)
     assert "\nbash launch/test.sh || status=1\n" in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.mark.long
 def test_quickstart_leaves_what_the_readme_says_and_then_finds_it_complete(tmp_path):
-    assert blocks("bash")[0] == "bash launch/quickstart.sh\n"
+    assert blocks("bash", README)[0] == "bash launch/quickstart.sh\n"
     workdir = tmp_path / "quickstart"
     command = ["bash", str(ROOT / "launch" / "quickstart.sh"), *SHORT]
     environment = {**os.environ, "WORKDIR": str(workdir), "XLA_FLAGS": QUICK}
@@ -67,7 +68,7 @@ def test_quickstart_leaves_what_the_readme_says_and_then_finds_it_complete(tmp_p
 
 @pytest.mark.long
 def test_the_commands_of_a_pair_run_as_written(tmp_path):
-    (script,) = (block for block in blocks("bash") if "runs/moons" in block)
+    (script,) = (block for block in blocks("bash", README) if "runs/moons" in block)
     ran(script.replace("decoupled", f"decoupled {' '.join(SHORT)}", 1), tmp_path)
 
 
@@ -96,6 +97,16 @@ def test_the_users_own_data_are_trained_on_as_written(tmp_path, script):
     assert "complete: 20 steps" in done.stdout
 
 
+@pytest.mark.long
+def test_parts_of_ones_own_are_trained_as_written(tmp_path):
+    (mine,) = (block for block in blocks("python", README) if "PRIORS[" in block)
+    (script,) = (block for block in blocks("bash", README) if "mine.py" in block)
+    (tmp_path / "mine.py").write_text(mine)
+    done = ran(script, tmp_path)
+    assert "small_codes x long_flow on ring" in done.stdout
+    assert "runs/mine is complete: 4 steps" in done.stdout
+
+
 def test_the_data_commands_run_as_written(tmp_path):
     from vaejax.data.catalog import CATALOG, EMBEDDED
 
@@ -105,23 +116,44 @@ def test_the_data_commands_run_as_written(tmp_path):
         assert f"\n{name} " in done.stdout
 
 
-@pytest.mark.parametrize("snippet", blocks("python"))
-def test_the_snippets_run_as_written(tmp_path, snippet):
+@pytest.mark.long
+def test_the_snippets_run_as_written(tmp_path):
+    snippets = [block for block in blocks("python") if "GeneratorBasedBuilder" not in block]
+    for index, snippet in enumerate(snippets):
+        (tmp_path / f"snippet_{index}.py").write_text(snippet)
+    script = "import glob, runpy\nfor path in sorted(glob.glob('snippet_*.py')): runpy.run_path(path)"
     done = subprocess.run(
-        [sys.executable, "-c", snippet],
+        [sys.executable, "-c", script],
         cwd=tmp_path,
         env=environment(tmp_path),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    answer = re.search(r"# (0\.6 mss .*)", PAGES)[1]
+    assert answer.split(", ") == [line for line in done.stdout.splitlines() if line[:2] == "0."]
 
 
-def test_the_names_that_the_readme_lists_are_those_of_the_tables():
+def test_the_table_of_the_readme_is_an_extract():
+    def rows(text):
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+
+    full = (ROOT / "configs" / "README.md").read_text()
+    header, _, *ours = rows(README.partition("<!-- extract")[2].split("\n\n")[0])[1:]
+    table = rows(full.partition("## Digits")[2].split("\n\n")[1])
+    places = [table[0].index(name) for name in header]
+    assert len(ours) == 7
+    for row in ours:
+        assert row in [[one[place] for place in places] for one in table]
+
+
+def test_the_names_that_the_pages_list_are_those_of_the_tables():
     from vaejax.config import default_config
 
     config = default_config()
     for name in [*config.priors, *config.regularizers, *config.observations]:
-        assert f"`{name}`" in README
-    for path in re.findall(r"`(vaejax/[a-z_./]*|tests/[a-z_./]*|configs/[a-z_.]*)", README):
+        assert f"`{name}`" in PAGES
+    for path in re.findall(r"`(vaejax/[a-z_./]*|tests/[a-z_./]*|configs/[a-z_.]*)", PAGES):
         assert (ROOT / path.split(":")[0]).exists(), path
+    for path in re.findall(r"\]\(([a-z_./]+)\)", README):
+        assert (ROOT / path).exists(), path
