@@ -11,6 +11,7 @@ import vaejax
 from vaejax import memory
 from vaejax.cli import main
 from vaejax.cli_errors import KNOBS
+from vaejax.config import from_json, to_json
 from vaejax.memory import check_memory, is_exhausted
 from vaejax.training import feed
 from vaejax.training.checkpoint import Checkpoints, saved_steps
@@ -109,6 +110,13 @@ def test_a_size_beyond_all_memory_and_sense_is_refused_at_once(capsys, tmp_path,
     line = refused(capsys, "train", *TINY, "--workdir", tmp_path / "run", f"--config.{flag}")
     assert "must be" in line or "more than 64" in line or " GB of memory, and there are " in line
     assert not (tmp_path / "run").exists()
+
+
+def test_an_integer_beyond_all_floats_is_refused():
+    text = to_json(vaejax.load_config("configs/tiny.py"))
+    assert text.count('"b1": 0.9,') == 2
+    with one_line("b1 is 10+; it must be at most 3.4"):
+        from_json(text.replace('"b1": 0.9,', f'"b1": 1{"0" * 400},', 1))
 
 
 def test_the_data_of_an_image_have_bounds(capsys, tmp_path):
