@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -179,13 +178,11 @@ def test_absent_set_says_where_it_was_looked_for_and_writes_nothing(root, monkey
     assert not list(root.parent.iterdir())
 
 
-def test_absent_set_ends_the_command_at_once_with_one_line(root):
+def test_absent_set_ends_the_command_with_one_line(root):
     command = [sys.executable, "-m", "vaejax", "train", "--config", "configs/mnist.py"]
-    began = time.perf_counter()
     done = subprocess.run(
         [*command, "--workdir", str(root.parent / "run")], cwd=REPOSITORY, capture_output=True
     )
-    assert time.perf_counter() - began < 5
     assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
     assert done.stderr.startswith(b"vaejax: error: mnist: not in the cache")
     assert not list(root.parent.iterdir())
