@@ -1,5 +1,6 @@
 """The soak: it sees what is lost or different, and a few rounds of it."""
 
+import gc
 import json
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from test_resume import config_of, fit
 
 from vaejax.config import to_json
 
+# A failed read leaves callbacks of tensorstore behind that find orbax's event loop closed.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 FEW = {**SHORT, "num_steps": 100, "regularizer": "none", "schedule": "constant"}
 
 
@@ -31,7 +34,8 @@ def run(twin, tmp_path):
     (folder / "config.json").write_text(json.dumps({**config, "keep_checkpoints": KEEP}))
     for step in (20, 40):
         shutil.rmtree(folder / "checkpoints" / str(step))
-    return folder
+    yield folder
+    gc.collect()  # of what failed reads left running, while its warnings are ignored
 
 
 def other_line(run):
@@ -89,13 +93,13 @@ def test_a_complete_run_that_differs_is_seen(twin, run, damage):
 @pytest.mark.parametrize("damage", [other_line, other_state, newest_lost, lines_lost])
 def test_a_killed_run_that_lost_something_is_seen(twin, run, damage):
     damage(run)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, ValueError)):
         twin.check_interrupted(run, [60, 80, 100], is_exact=True)
 
 
 @pytest.mark.slow
 def test_a_few_rounds_of_kills_end_as_their_twins(tmp_path):
-    command = [sys.executable, "tests/soak.py", "--kills=3", f"--folder={tmp_path}"]
+    command = [sys.executable, "tests/soak.py", "--kills=2", f"--folder={tmp_path}"]
     given = {"cwd": Path(__file__).parents[1], "capture_output": True, "text": True}
     for rounds in (2, 5):  # the second goes on
         done = subprocess.run([*command, f"--rounds={rounds}"], **given)
