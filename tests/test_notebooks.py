@@ -67,7 +67,7 @@ def test_a_notebook_names_what_there_is(path):
             exec(ast.unparse(node), {})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each_notebook
 def test_the_short_form_runs(path, folder, monkeypatch):
     import matplotlib.pyplot as plt
