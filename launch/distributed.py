@@ -13,10 +13,11 @@ import argparse
 import os
 import re
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 _LOST = "was lost or failed, so this one ends too"
 _GOES_ON = "the same command on all goes on from the last checkpoint"
@@ -36,14 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Training handles signals, so that all processes stop after the same step; JAX's own handler
     # would tell only those who ask it.
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(
-        options.coordinator,
-        options.processes,
-        options.process,
-        cluster_detection_method="deactivate" if options.coordinator else None,
-        heartbeat_timeout_seconds=options.patience,
-        shutdown_timeout_seconds=options.patience,
-    )
+    try:
+        jax.distributed.initialize(
+            options.coordinator,
+            options.processes,
+            options.process,
+            cluster_detection_method="deactivate" if options.coordinator else None,
+            heartbeat_timeout_seconds=options.patience,
+            shutdown_timeout_seconds=options.patience,
+        )
+    except ValueError as error:
+        given = "no cluster that JAX knows; give --coordinator, --processes and --process"
+        _refuse(f"{given} ({' '.join(str(error).split())[:160]})")
     arguments = [*options.arguments]
     if jax.process_index() > 0:
         arguments.append("--quiet")
@@ -62,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, usage, rest = (__doc__ or "").split("\n\n", 2)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         usage=usage.strip(),
         description=summary,
         epilog=rest,
@@ -80,10 +85,14 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     given = [value is not None for value in place]
     if any(given) != all(given):
         _refuse("--coordinator, --processes and --process go together, or none of them is given")
+    if all(given) and options.processes < 1:
+        _refuse(f"--processes is {options.processes}; it must be positive")
     if all(given) and not 0 <= options.process < options.processes:
         _refuse(f"--process is {options.process}; it must be from 0 to {options.processes - 1}")
     if all(given) and not re.fullmatch(r".+:\d+", options.coordinator):
         _refuse(f"--coordinator is {options.coordinator!r}, not HOST:PORT")
+    if all(given):
+        _check_port(int(options.coordinator.rpartition(":")[2]), listens=options.process == 0)
     if options.patience < 1:
         _refuse(f"--patience is {options.patience}; it must be positive")
     if options.arguments[:1] != ["train"]:
@@ -91,7 +100,23 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _refuse(reason: str) -> None:
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _refuse(message)
+
+
+def _check_port(port: int, listens: bool) -> None:
+    """Refuse one that JAX would wait for without end, or end at without a word."""
+    if not 0 < port < 2**16:
+        _refuse(f"--coordinator has port {port}; it must be from 1 to {2**16 - 1}")
+    if listens:
+        try:
+            socket.create_server(("", port)).close()
+        except OSError as error:
+            _refuse(f"process 0 cannot listen at port {port} ({error.strerror}); take another")
+
+
+def _refuse(reason: str) -> NoReturn:
     _say(f"{reason}; see --help")
     sys.exit(2)
 
@@ -116,6 +141,8 @@ def _shorten_last_words() -> None:
     os.close(reader)
     os.dup2(writer, 2)
     os.close(writer)
+    # The old one may know itself as a file, in which one can seek.
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def _pass_on(lines: TextIO, out: TextIO) -> None:

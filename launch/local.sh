@@ -14,6 +14,10 @@ export JAX_PLATFORMS=cpu JAX_CPU_ENABLE_ASYNC_DISPATCH=0
 shift 2
 
 python=${PYTHON:-.venv/bin/python}
+command -v "$python" >/dev/null || {
+  echo "local: error: no $python; bash launch/environment.sh makes it, or PYTHON names one" >&2
+  exit 2
+}
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
 pids=()
 for ((i = 0; i < processes; i++)); do

@@ -1,5 +1,6 @@
 """What goes wrong around a run ends in one line, loses nothing, and the same command goes on."""
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -20,6 +21,7 @@ from vaejax.config import to_json
 from vaejax.locks import held
 from vaejax.training import checkpoint
 from vaejax.training.checkpoint import CheckpointError, Checkpoints, host_copy, saved_steps
+from vaejax.training.metrics import MetricsLog, rows
 
 ROOT = Path(__file__).parents[1]
 SHORT = {"num_steps": 60, "eval_every": 30}
@@ -98,6 +100,17 @@ def test_a_lock_whose_file_is_removed_while_it_is_awaited_is_taken_anew(tmp_path
     assert not path.exists()
 
 
+def test_a_lock_needs_no_room_on_the_disk(tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / ".lock"
+    monkeypatch.setattr(locks.os, "write", full)
+    with held(path, "it"), one_line("it is in use by another process"), held(path, "it"):
+        pass
+    assert not path.exists()
+
+
 def test_a_full_disk_is_one_line_before_a_checkpoint_and_room_lets_it_go_on(
     tmp_path, twin, monkeypatch
 ):
@@ -167,6 +180,26 @@ def test_a_checkpoint_that_a_kill_left_removed_in_part_is_none(tmp_path, twin, m
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
     saving(1)  # one too many, as after a kill between save and removal
     assert saved_steps(tmp_path) == [3]
+
+
+def test_links_in_the_places_of_a_lock_and_of_metrics_are_not_followed(tmp_path):
+    precious, elsewhere = tmp_path / "precious", tmp_path / "elsewhere"
+    precious.write_text("mine")
+    (tmp_path / ".lock").symlink_to(precious)
+    with one_line(r"\.lock is a link, or no file; remove it"), held(tmp_path / ".lock", "it"):
+        pass
+    assert precious.read_text() == "mine"
+    (tmp_path / "metrics.jsonl").symlink_to(elsewhere)
+    with MetricsLog(tmp_path, 0) as log:
+        log.write(1, "train", {"loss": 1.0})
+    assert not elsewhere.exists()
+    assert rows(tmp_path / "metrics.jsonl") == [{"step": 1, "split": "train", "loss": 1.0}]
+
+
+def test_names_that_no_checkpoint_has_are_none(tmp_path):
+    for name in ("7", "0", "007", "\u00b2", "-1", "9" * 200, "8.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert saved_steps(tmp_path) == [0, 7]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -222,6 +222,17 @@ def test_an_evaluation_of_wrong_types_is_refused_by_name(tmp_path, change):
         read_evaluation(path)
 
 
+def test_metrics_without_a_split_or_an_end_are_refused(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 1.0}\n')
+    with one_line("metrics.jsonl line 1 is damaged"):
+        rows(path)
+    path.unlink()
+    os.mkfifo(path)
+    with one_line("metrics.jsonl is no file"):
+        rows(path)
+
+
 def test_a_link_in_the_place_of_a_partial_file_is_not_followed(tmp_path):
     precious = tmp_path / "precious"
     precious.write_text("mine")

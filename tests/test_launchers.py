@@ -5,9 +5,11 @@ import json
 import os
 import runpy
 import shlex
+import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,9 @@ def test_the_jobset_is_complete_and_its_numbers_agree():
         ("--coordinator a:1 --processes 2 --process 2 train", "--process is 2; it must be from 0"),
         ("--coordinator a --processes 2 --process 1 train", "'a', not HOST:PORT"),
         ("--patience 0 train", "--patience is 0"),
+        ("--patience x train", "invalid int value: 'x'"),
+        ("--coordinator a:1 --processes 0 --process 0 train", "--processes is 0"),
+        ("--coordinator a:99999 --processes 2 --process 1 train", "port 99999; it must be from 1"),
     ],
 )
 def test_a_process_without_its_place_is_refused_in_one_line(arguments, said, capsys):
@@ -135,6 +140,28 @@ def test_a_process_without_its_place_is_refused_in_one_line(arguments, said, cap
     assert end.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+def test_a_port_that_is_taken_is_refused(capsys):
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        place = f"--coordinator localhost:{port} --processes 2 --process 0 train"
+        with pytest.raises(SystemExit):
+            DISTRIBUTED["_options"](place.split())
+    assert f"process 0 cannot listen at port {port} (" in capsys.readouterr().err
+
+
+def test_errors_may_go_to_a_file(tmp_path):
+    program = "import runpy, sys; runpy.run_path(sys.argv[1])['_shorten_last_words']()"
+    program += "; sys.stderr.reconfigure(errors='backslashreplace'); sys.exit('said')"
+    with (tmp_path / "said").open("w") as file:
+        command = [sys.executable, "-c", program, ROOT / "launch/distributed.py"]
+        process = subprocess.Popen(command, stderr=file)
+        assert process.wait(60) == 1
+    limit = time.monotonic() + 60
+    while not (said := (tmp_path / "said").read_text()) and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert said == "said\n"
 
 
 def last_words(text):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +116,27 @@ def test_replay_passes_over_steps_that_were_skipped(twin):
     assert replay(run, BAD_STEP).first.stage == "layer"
 
 
+def test_replay_passes_over_what_was_skipped_though_the_config_skips_no_more(twin, tmp_path):
+    folder = Path(shutil.copytree(twin, tmp_path / "run"))
+    shutil.rmtree(folder / "checkpoints")
+    run = Run(config(log_every=1), folder, dataset_from(config(), data(1e30)))
+    assert replay(run, 10).step == 10
+    (folder / "metrics.jsonl").unlink()
+    assert replay(run, 10).step == BAD_STEP
+
+
+def test_steps_whose_state_alone_is_not_finite_are_skipped_told_and_counted(tmp_path):
+    """An update overflows, though loss and gradient are numbers."""
+    made = skip(most=2, optimizer="sgd", prior="standard_normal")
+    made.log_every, made.schedules.constant.learning_rate = 100, 1e38
+    with pytest.raises(NonFiniteError, match="at step 3 what it leads to is not finite") as caught:
+        fit(made, tmp_path)
+    assert caught.value.step == 3
+    assert "of the state after the step params/" in str(caught.value)
+    assert [row["step"] for row in log(tmp_path) if row["skipped"]] == [1, 2, 3]
+    assert np.isfinite([row["loss"] for row in log(tmp_path)]).all()
+
+
 def test_replicas_skip_each_for_itself():
     def decay(state, rows):
         return state.replace(step=state.step + 1, params=state.params / rows), {"rows": rows}
@@ -178,6 +201,14 @@ def test_lines_after_a_step_are_those_of_another_future(tmp_path):
     lines = [f'{{"step": {step}, "split": "recovery", "factor": 0.5}}\n' for step in (3, 6)]
     path.write_text("".join(lines))
     assert [len(lowered(path, step)) for step in (2, 3, 5, 6)] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("factor", ["", ', "factor": -0.5', ', "factor": "nan"', ', "factor": 2'])
+def test_a_factor_that_nobody_wrote_is_refused(tmp_path, factor):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 3, "split": "recovery"{factor}}}\n')
+    with one_line("is damaged: the factor of learning rates after step 3 is"):
+        lowered(path, 3)
 
 
 def test_bad_numbers_are_refused():

@@ -39,8 +39,11 @@ def lock(file: IO[Any], before_waiting: Callable[[], None] | None = None) -> boo
 def held(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` for `what`; it is there only while it is held, or after a crash.
 
-    Raises ValueError, naming the process, where another one holds it.
+    Raises ValueError where another process holds it, which is named, and for what is no file of
+    its own, such as a link to one of others.
     """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path} is a link, or no file; remove it")
     with contextlib.ExitStack() as stack:
         while True:
             file = stack.enter_context(path.open("a+"))
@@ -52,10 +55,11 @@ def held(path: Path, what: str) -> Iterator[None]:
             if found is None or _is_there(path, file):
                 break
             stack.pop_all().close()  # its owner has just removed it
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
         try:
+            file.truncate(0)
+            with contextlib.suppress(OSError):  # on a full disk it holds without a name in it
+                owner = f"process {os.getpid()} on {socket.gethostname()}\n"
+                os.write(file.fileno(), owner.encode())
             yield
         finally:
             path.unlink(missing_ok=True)

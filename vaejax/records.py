@@ -33,11 +33,12 @@ def parsed(text: str | bytes) -> Any:
         value = json.loads(text, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [item for each in level for item in _items(each)]
-    if level:
-        raise ValueError("it is nested too deeply")
+    level, depth = _items(value), 1
+    while level:
+        if depth == _DEEPEST:
+            raise ValueError("it is nested too deeply")
+        level = [item for each in level if isinstance(each, (dict, list)) for item in _items(each)]
+        depth += 1
     return value
 
 

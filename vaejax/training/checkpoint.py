@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from orbax.checkpoint.options import MultiprocessingOptions
 from vaejax.training.state import TrainState
 
 _LARGER, _RECORDS = 1.1, 2**18  # what a checkpoint takes on disk: by its values, and in any case
+
+
+_STEP = re.compile(r"0|[1-9][0-9]{,17}")  # the name of a finished one; others have a suffix
 
 
 class CheckpointError(ValueError):
@@ -161,7 +165,7 @@ def saved_steps(workdir: str | Path) -> list[int]:
     """
     folder = Path(workdir) / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdigit())  # unfinished ones have a suffix
+    return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
 
 def set_aside(workdir: Path, after: int) -> list[Path]:

@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 from vaejax.data.batches import batch_rows
 from vaejax.progress import ProgressReport
 from vaejax.training.checkpoint import Checkpoints, saved_steps
-from vaejax.training.recovery import is_skipped
+from vaejax.training.recovery import is_skipped, skipped
 from vaejax.training.run import Run
 from vaejax.training.state import TRAIN, TrainState, stream_key
 from vaejax.training.step import gradients, make_batch
@@ -67,14 +67,18 @@ def replay(run: Run, step: int, quiet: bool = True) -> Replay:
     if not 1 <= step <= run.config.num_steps:
         raise ValueError(f"no step {step}; the run has steps 1 to {run.config.num_steps}")
     state = state_before(run, step)
-    train_step: Any = jax.jit(run.train_step(None, {}))
+    # The config of now may have another recovery than what took these steps.
+    passed = skipped(run.workdir / "metrics.jsonl")
+    skips = run.recovery.skips > 0
+    train_step: Any = jax.jit(run.train_step(None, {}, skips or bool(passed)))
     first = int(state.step)
     label = f"steps {first + 1} to {step} again"
     with ProgressReport(label, first, step, quiet) as progress:
         for number in range(first, step):
             rows = rows_of(run, number)
             following, metrics = train_step(state, *rows)
-            if number == step - 1 or not (is_skipped(metrics) or _is_finite((following, metrics))):
+            is_bad = is_skipped(metrics) or not _is_finite((following, metrics))
+            if number == step - 1 or (is_bad and not skips and number + 1 not in passed):
                 break
             state = following
             progress.update(number + 1)
@@ -146,7 +150,7 @@ def _computed(
         grads = gradients(run.model, player, state, batch)[0]
         yield from _leaves("gradient", grads, f"{name}: ")
         yield "gradient", f"{name}: norm", jnp.linalg.norm(ravel_pytree(grads)[0])
-    following, _ = run.train_step(None, {})(state, rows, pair_rows)
+    following, _ = run.train_step(None, {}, skips=False)(state, rows, pair_rows)
     yield from _leaves("after", {"params": following.params, "opt_state": following.opt_state})
 
 
@@ -181,7 +185,8 @@ def origin(run: Run, step: int, quiet: bool = True) -> str:
         found = replay(run, step, quiet)
         folder = write_replay(run, found)
     except Exception as error:  # what it is called for must be told whatever happens here
-        return f"the step could not be taken again ({' '.join(str(error).split())[:160]})"
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        return f"the step could not be taken again ({reason})"
     more = f"{folder} has the batch, and `{command_of(run, found.step)}` shows more"
     return f"{described(found)}; {more}"
 

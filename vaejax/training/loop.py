@@ -34,7 +34,7 @@ from vaejax.training.checkpoint import Checkpoints, saved_steps, set_aside
 from vaejax.training.forensics import origin
 from vaejax.training.metrics import MetricsLog, NonFiniteError
 from vaejax.training.plan import Plan, lone_plan
-from vaejax.training.recovery import SPLIT
+from vaejax.training.recovery import SPLIT, is_skipped
 from vaejax.training.run import Run, model_of
 from vaejax.training.signals import Signals
 from vaejax.training.state import TrainState, initial_state
@@ -248,12 +248,12 @@ class _Loop:
         steps, metrics = pending
         fetched = {name: np.asarray(values) for name, values in metrics.items()}
         rows = [self.plan.each({n: v[k] for n, v in fetched.items()}) for k in range(len(steps))]
-        # (most, [replicas]): what is not finite is logged whenever it comes.
+        # (most, [replicas]): what is not finite, or skipped, is logged whenever it comes.
         finite = np.logical_and.reduce([np.isfinite(values) for values in fetched.values()])
         for step, row, whole in zip(steps, rows, finite, strict=False):
             for run, values, is_finite in zip(self.plan.runs, row, np.ravel(whole), strict=True):
-                is_due = run.is_due(step + 1, run.config.log_every) or not is_finite
-                if run.error is None and is_due:
+                is_due = run.is_due(step + 1, run.config.log_every) or is_skipped(values)
+                if run.error is None and (is_due or not is_finite):
                     self._guarded(run, self._note, run, step + 1, values)
         return rows[-1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -17,6 +18,7 @@ from vaejax.records import check_kinds, parsed
 from vaejax.training.workdir import write_text
 
 _NAMES = ("nan", "inf", "-inf")
+_KINDS = {"step": int, "split": str}  # all else is numbers
 
 
 class NonFiniteError(RuntimeError):
@@ -94,6 +96,8 @@ def event_writer() -> Any:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise ValueError("config.tensorboard needs: pip install 'vaejax[tensorboard]'") from error
+    # A skipped step is written as it was; a line for each of its numbers says no more.
+    logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
     return SummaryWriter
 
 
@@ -106,26 +110,28 @@ def check_finite(step: int, values: Mapping[str, Any]) -> None:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSON-lines file, 'nan' and 'inf' as floats; [] where there is no file.
+    """The lines of a `metrics.jsonl`, 'nan' and 'inf' as floats; [] where there is no file.
 
     A last line cut short by a crash is left out.  Raises ValueError for any other damage.
     """
-    return [row for _, row in _lines(path)]
+    return [row for _, row in _lines(path, _KINDS)]
 
 
-def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def _lines(path: Path, needed: Mapping[str, type]) -> list[tuple[str, dict[str, Any]]]:
+    if path.exists() and not path.is_file():  # a pipe, or a device without an end
+        raise ValueError(f"{path} is no file")
     lines = path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []
-    return [(line, _row(path, number, line)) for number, line in enumerate(lines, start=1)]
+    return [(line, _row(path, number, line, needed)) for number, line in enumerate(lines, start=1)]
 
 
-def _row(path: Path, number: int, line: str) -> dict[str, Any]:
+def _row(path: Path, number: int, line: str, needed: Mapping[str, type]) -> dict[str, Any]:
     try:
         row = parsed(line)
-        check_kinds(row, {"step": int})
-        check_kinds(row, {"split": str}, optional=True)
+        check_kinds(row, needed)
         # JSON has no number for what is not finite.
-        values = {k: float(v) if v in _NAMES else v for k, v in row.items() if k != "split"}
-        check_kinds(values, dict.fromkeys(values.keys() - {"step"}, float))
+        others = {k: v for k, v in row.items() if type(v) is not float and k not in _KINDS}
+        values = {k: float(v) if v in _NAMES else v for k, v in others.items()}
+        check_kinds(values, dict.fromkeys(values, float))
     except ValueError as error:
         raise ValueError(f"{path} line {number} is damaged: {line[:60]!r}") from error
     return {**row, **values}
@@ -147,7 +153,7 @@ def _append(file: Any, row: Mapping[str, Any]) -> None:
 
 
 def _resumed(path: Path, step: int) -> Any:
-    if path.exists():
-        kept = [line for line, row in _lines(path) if row["step"] <= step]
+    if os.path.lexists(path):  # a link gives way to a file of the run
+        kept = [line for line, row in _lines(path, {"step": int}) if row["step"] <= step]
         write_text(path, "".join(line + "\n" for line in kept))
     return path.open("a")

@@ -74,14 +74,21 @@ def skipping(train_step: Callable[..., tuple[TrainState, Metrics]]) -> Callable[
 
 
 def lowered(path: Path, step: int) -> np.ndarray:
-    """(n, 2): after which step the learning rate was lowered, and how far, up to `step`."""
+    """(n, 2): after which step the learning rate was lowered, and how far, up to `step`.
+
+    Raises ValueError for a factor that lowers nothing.
+    """
     found = [row for row in rows(path) if row["split"] == SPLIT and row["step"] <= step]
+    for row in found:
+        if not 0 < (factor := row.get("factor", 0.0)) < 1:
+            wrong = f"the factor of learning rates after step {row['step']} is {factor}"
+            raise ValueError(f"{path} is damaged: {wrong}; it must be between 0 and 1")
     return np.array([(row["step"], row["factor"]) for row in found], np.float64).reshape(-1, 2)
 
 
-def skipped(path: Path) -> int:
-    """How many steps were skipped."""
-    return sum(row.get("skipped") == 1.0 for row in rows(path))
+def skipped(path: Path) -> set[int]:
+    """The steps that were skipped."""
+    return {row["step"] for row in rows(path) if is_skipped(row)}
 
 
 def slowed(lowered: np.ndarray) -> Rate | None:

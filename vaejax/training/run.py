@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ class Run:
         self.recovery = build(recovery.RECOVERIES, "recovery", config)
         log = workdir / "metrics.jsonl"
         last = max(self.saved, default=0) if checkpoint is None else checkpoint
-        self.lowered = recovery.lowered(log if self.writes else Path(os.devnull), last)
+        self.lowered = recovery.lowered(log, last) if self.writes else np.zeros((0, 2))
         self.skipped = 0
         self.held_out = "validation" if "validation" in dataset.splits else "test"
         self.error: NonFiniteError | None = None
@@ -101,8 +100,13 @@ class Run:
         players, shape = self.objective.players, self.dataset.x_shape
         return make_initial_state(self.model, players, shape, self.config.ema_decay)
 
-    def train_step(self, axis_name: str | None, values: Mapping[str, Any]) -> TrainStep:
-        """The step of this run with other `values`, which may be traced, under dotted keys."""
+    def train_step(
+        self, axis_name: str | None, values: Mapping[str, Any], skips: bool | None = None
+    ) -> TrainStep:
+        """The step of this run with other `values`, which may be traced, under dotted keys.
+
+        skips: whether a step that is not finite changes nothing; by default as config.recovery.
+        """
         config = ConfigDict(self.config.to_dict())
         with config.ignore_type():
             config.update_from_flattened_dict(values)
@@ -118,14 +122,15 @@ class Run:
             rate=recovery.slowed(self.lowered),
             axis_name=axis_name,
         )
-        return recovery.skipping(train_step) if self.recovery.skips else train_step
+        skips = self.recovery.skips > 0 if skips is None else skips
+        return recovery.skipping(train_step) if skips else train_step
 
     def open_log(self, step: int) -> None:
         """Log from after `step` on."""
         given = self.workdir, step, self.config.tensorboard
         log = MetricsLog(*given) if self.writes else SilentLog()
         self.log = self._open.enter_context(log)
-        self.skipped = recovery.skipped(self.workdir / "metrics.jsonl") if self.writes else 0
+        self.skipped = len(recovery.skipped(self.workdir / "metrics.jsonl")) if self.writes else 0
         transform, seed = self.transform, self.config.seed
         self._split_terms = make_split_terms(self.model, transform=transform, seed=seed)
 
@@ -151,8 +156,11 @@ class Run:
         return values, self.log.write_timing(step)
 
     def _check(self, step: int, metrics: Mapping[str, np.ndarray] | Mapping[str, float]) -> None:
-        if not recovery.is_skipped(metrics) or self.skipped > self.recovery.skips:
+        if not recovery.is_skipped(metrics):
             check_finite(step, metrics)
+        elif self.skipped > self.recovery.skips:
+            check_finite(step, metrics)
+            raise NonFiniteError(f"at step {step} what it leads to is not finite", step)
 
     def evaluate_and_save(
         self, step: int, state: TrainState, metrics: Mapping[str, np.ndarray]
