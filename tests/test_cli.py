@@ -204,16 +204,19 @@ def test_a_json_config_that_is_none_is_named(capsys, tmp_path):
     assert "mine.json cannot be read" in line
 
 
-def test_ctrl_c_saves_and_ends_with_status_130(tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_saves_and_ends_with_its_status(tmp_path, number, status):
     flags = ["--config.num_steps=1000000", "--config.checkpoint_every=1000000"]
+    flags += ["--stopped-status", "75"]  # after SIGTERM
     command = [sys.executable, "-m", "vaejax", "train", *TINY, "--workdir", str(tmp_path), *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, **given)
     while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "stopped and saved at step" in error
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "stopped and saved at step" in said
     assert [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
 
 
@@ -231,6 +234,7 @@ def test_a_damaged_config_is_named(capsys, tmp_path):
         (["evaluate", "--checkpoint", "3"], "no checkpoint 3"),
         (["sample", "--num", "0"], "at least 1"),
         (["sample", "--seed", "-1"], "must be in [0, 2**32)"),
+        (["train", "--stopped-status", "300"], "--stopped-status is 300; it must be in [0, 128)"),
     ],
 )
 def test_bad_flags_of_the_reading_commands(capsys, finished, flags, said):

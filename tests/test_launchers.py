@@ -116,6 +116,7 @@ def test_the_jobset_is_complete_and_its_numbers_agree():
     trained, overrides = _parser().parse_known_args(options.arguments)
     assert (ROOT / trained.config).is_file()
     assert not overrides
+    assert trained.stopped_status > 0  # an evicted pod has not completed its work
     assert Path(trained.workdir).is_relative_to(container["volumeMounts"][0]["mountPath"])
 
 

@@ -73,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--devices", type=int, metavar="N", help="default: all that fit the batch")
     train.add_argument("--quiet", action="store_true", help="no progress")
     train.add_argument(
+        "--stopped-status",
+        type=int,
+        default=0,
+        metavar="N",
+        help="exit status after a SIGTERM, for what starts it again by the status; default: 0",
+    )
+    train.add_argument(
         "--replicas",
         nargs="+",
         default=[],
@@ -135,6 +142,8 @@ def _command(
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     config = _resolved_config(arguments, overrides)
+    if not 0 <= arguments.stopped_status < 128:
+        raise ValueError(f"--stopped-status is {arguments.stopped_status}; it must be in [0, 128)")
     if arguments.estimate and arguments.replicas:
         raise ValueError("--estimate is of one run; leave --replicas out")
     if arguments.estimate:
@@ -153,8 +162,8 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     step = int(state.step)
     if step < config.num_steps:
         print(_stopped(arguments, step))
-    else:
-        print(f"{arguments.workdir} is complete: {step} steps")
+        return arguments.stopped_status
+    print(f"{arguments.workdir} is complete: {step} steps")
     return 0
 
 
@@ -172,6 +181,7 @@ def _train_replicas(config: Any, arguments: argparse.Namespace) -> int:
         print(folder)
     if min(steps.values()) < config.num_steps:
         print(_stopped(arguments, min(steps.values())))
+        return arguments.stopped_status
     return 0
 
 

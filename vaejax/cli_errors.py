@@ -17,6 +17,7 @@ KNOBS = {
     "take config.placement=streamed",
     "evaluate": "lower --importance-samples or --samples",
     "sample": "lower --num",
+    "replay": "lower config.batch_size of the run",
     "figures": "ask for fewer --figures at a time",
     "fit-density": "take another --density, or lower its sizes in config.densities",
     "report": "take fewer runs at a time",
