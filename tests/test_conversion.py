@@ -143,8 +143,8 @@ THERE = {
     ),
     "`WAE_MMD`, imq, weight 3": lambda a: error(a).mean() + 3 * mmd(a, imq),
     "`RAE_L2`, embedding 0.02, no decay": lambda a: (
-        (error(a) + 0.01 * jnp.sum(a.z**2, axis=1)).mean()
-    ),
+        error(a) + 0.01 * jnp.sum(a.z**2, axis=1)
+    ).mean(),
     "`betaH`, beta 4, bernoulli": lambda a: (entropy(a) + 4 * closed_kl(a)).mean(),
     "`betaH`, beta 4, gaussian": lambda a: (255 * error(a) + 4 * closed_kl(a)).mean(),
     "`betaB`, gamma 100, C 25 in 1,000 steps": lambda a: entropy(a).mean() + capacity(a),
@@ -152,21 +152,17 @@ THERE = {
     "`btcvae`, (1, 6, 1)": lambda a: entropy(a).mean() + total(a, MSS, 6),
     "`VanillaVAE`, kld_weight 0.00025": lambda a: (error(a) / P + 0.00025 * closed_kl(a)).mean(),
     "`vae`, `l2_loss`, beta 4": lambda a: (error(a, a.sigmoid) + 4 * closed_kl(a)).mean(),
-    "`annealed_vae`, gamma 100, c_max 25 in 1,000 steps": lambda a: (
-        entropy(a).mean() + capacity(a)
-    ),
+    "`annealed_vae`, gamma 100, c_max 25 in 1,000 steps": lambda a: entropy(a).mean() + capacity(a),
     "`factor_vae`, gamma 10": lambda a: (
-        (entropy(a) + closed_kl(a) + 10 * (a.logits[:, 0] - a.logits[:, 1])).mean()
-    ),
-    "`beta_tc_vae`, beta 6": lambda a: (
-        (entropy(a) + closed_kl(a)).mean() + 5 * parts(a, SINGLE)[1]
-    ),
+        entropy(a) + closed_kl(a) + 10 * (a.logits[:, 0] - a.logits[:, 1])
+    ).mean(),
+    "`beta_tc_vae`, beta 6": lambda a: (entropy(a) + closed_kl(a)).mean() + 5 * parts(a, SINGLE)[1],
     "dpVAE: `vanilla`, w = 10": lambda a: (10 * error(a) + closed_kl(a)).sum(),
     "dpVAE: `vanilla` with its prior, w = 10": lambda a: (10 * error(a) + decoupled_kl(a)).sum(),
     "dpVAE: `betatc`, (1, 4, 15), w = 10": lambda a: (10 * error(a)).sum() + total(a, MSS, 4, 15),
     "RAE: `rae`, weight of the norm 5e-4": lambda a: (
-        (error(a, a.sigmoid) / P + 5e-4 * jnp.sum(a.z**2, axis=1) / D).mean()
-    ),
+        error(a, a.sigmoid) / P + 5e-4 * jnp.sum(a.z**2, axis=1) / D
+    ).mean(),
 }
 COMPOSED = {
     '`loss_of(reconstruction, kl(), decomposed_kl(0, 5, 0, N, "mws"))`': (

@@ -121,7 +121,9 @@ def test_the_snippets_run_as_written(tmp_path):
     snippets = [block for block in blocks("python") if "GeneratorBasedBuilder" not in block]
     for index, snippet in enumerate(snippets):
         (tmp_path / f"snippet_{index}.py").write_text(snippet)
-    script = "import glob, runpy\nfor path in sorted(glob.glob('snippet_*.py')): runpy.run_path(path)"
+    script = (
+        "import glob, runpy\nfor path in sorted(glob.glob('snippet_*.py')): runpy.run_path(path)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,

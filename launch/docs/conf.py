@@ -111,6 +111,7 @@ def _block_math(translator, node):
 
 
 def setup(app):
+    """Sphinx calls this once."""
     app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
     app.connect("autodoc-process-docstring", _restructured)
     app.connect("autodoc-process-signature", _shortened)
