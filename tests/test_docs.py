@@ -56,12 +56,13 @@ def test_every_room_has_a_page_and_pages_are_in_the_order_of_rooms():
     assert sorted(order) == sorted(pages)
 
 
-def test_the_contents_list_every_page_and_no_other():
-    listed = [entry for entry in contents() if not entry.endswith("*")]
+def test_the_contents_list_every_page_and_notebook_once():
+    listed = list(contents())
     for entry in listed:
-        assert (ROOT / f"{entry}.md").exists(), entry
-    pages = {str(page.relative_to(ROOT).with_suffix("")) for page in PAGES}
-    assert pages - {"launch/docs/index"} <= set(listed)
+        assert any((ROOT / f"{entry}{suffix}").exists() for suffix in (".md", ".ipynb")), entry
+    pages = [*PAGES, *(ROOT / "notebooks").glob("*.ipynb")]
+    found = {str(page.relative_to(ROOT).with_suffix("")) for page in pages}
+    assert found - {"launch/docs/index"} <= set(listed)
     assert len(listed) == len(set(listed))
 
 
