@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install vaejax, pinned, into .venv:  bash launch/environment.sh [prepare|tensorboard|notebooks|test|dev]
+# Install vaejax, pinned, into .venv:  bash launch/environment.sh [prepare|tensorboard|notebooks|docs|test|dev]
 # PYTHON names the interpreter.  With nothing changed since the last time it returns at once.
 set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -103,7 +103,7 @@ def test_parts_of_ones_own_are_trained_as_written(tmp_path):
     (script,) = (block for block in blocks("bash", README) if "mine.py" in block)
     (tmp_path / "mine.py").write_text(mine)
     done = ran(script, tmp_path)
-    assert "small_codes x long_flow on ring" in done.stdout
+    assert "small_codes x long_flow on ring" in done.stderr
     assert "runs/mine is complete: 4 steps" in done.stdout
 
 

@@ -30,12 +30,12 @@ html_theme = "furo"
 html_title = "vaejax"
 html_math_renderer = "mathml"  # MathJax would be fetched by whoever reads a page
 html_copy_source = False
-html_theme_options = {"navigation_with_keys": True}
+html_theme_options = {"light_css_variables": {"code-font-size": "0.72rem"}}  # for 100 columns
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
-python_maximum_signature_line_length = 88
+python_maximum_signature_line_length = 100
 add_module_names = False
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
@@ -63,6 +63,10 @@ def _prose(text: str) -> str:
     return "".join(parts)
 
 
+def _row(text: str) -> str:
+    return f"* {_prose(text[2:])}" if text.startswith("* ") else _prose(text)
+
+
 def _restructured(app, what, name, obj, options, lines):
     """Docstrings are written to be read where they are: paragraphs, indented blocks, examples."""
     blocks = "\n".join(lines).strip("\n").split("\n\n")
@@ -74,14 +78,15 @@ def _restructured(app, what, name, obj, options, lines):
         elif block.startswith(" "):
             made.append("::\n\n" + block)
         else:
-            made.append("\n".join(_prose(row) for row in rows))
+            made.append("\n".join(_row(row) for row in rows))
     lines[:] = "\n\n".join(made).split("\n")
 
 
 def _shortened(app, what, name, obj, options, signature, returns):
-    """Without the two fields that every Flax module has."""
+    """Without the two fields that every Flax module has, and with names that can be read."""
     if signature and what == "class":
         signature = _FLAX_FIELDS.sub(")", signature)
+        signature = re.sub(r"~[\w.]+\.", "", signature).replace("<factory>", "{}")
     return signature, returns
 
 
@@ -100,19 +105,19 @@ def _modules(found) -> str:
     return "\n".join(page.format(name) for name in names)
 
 
-def _inline_math(translator, node):
-    translator.body.append(tex2mathml(node.astext()))
-    raise nodes.SkipNode
+def _math(is_block):
+    def visit(translator, node):
+        # Sizes of brackets are unknown to docutils, and MathML stretches brackets by itself.
+        text = re.sub(r"\\[bB]igg?[lmr]?(?![a-zA-Z])", "", node.astext())
+        translator.body.append(tex2mathml(text, as_block=is_block))
+        raise nodes.SkipNode
 
-
-def _block_math(translator, node):
-    translator.body.append(tex2mathml(node.astext(), as_block=True))
-    raise nodes.SkipNode
+    return visit
 
 
 def setup(app):
     """Have formulas as MathML, and docstrings as reStructuredText."""
-    app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
+    app.add_html_math_renderer("mathml", (_math(False), None), (_math(True), None))
     app.connect("autodoc-process-docstring", _restructured)
     app.connect("autodoc-process-signature", _shortened)
     app.connect("source-read", _with_modules)
