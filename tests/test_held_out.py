@@ -170,6 +170,7 @@ def test_something_is_always_held_out(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_what_is_drawn_in_evaluation_is_the_same_for_every_run(tmp_path):
     results = []
     for seed in (0, 1):

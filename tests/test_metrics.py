@@ -85,6 +85,7 @@ def test_without_a_flow_both_spaces_and_both_leakages_are_one():
         assert found[other] == pytest.approx(value, abs=1e-5)
 
 
+@pytest.mark.long
 def test_no_metric_depends_on_how_much_is_computed_at_once(monkeypatch):
     one = subject_of(prior="decoupled")
     before = metrics_of(one, list(METRICS))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import one_line
+from conftest import one_line, some_long
 
 from vaejax.benchmark.communication import communication
 from vaejax.benchmark.stepper import make_run
@@ -42,7 +42,7 @@ def compiled_collectives(config, num_devices):
     return total
 
 
-@pytest.mark.parametrize("regularizer", ["none", "beta_tc", "factor", "info"])
+@pytest.mark.parametrize("regularizer", some_long(["none", "beta_tc", "factor", "info"], ["info"]))
 def test_what_a_step_is_said_to_communicate_is_in_the_compiled_program(tiny, regularizer):
     config = tiny(regularizer=regularizer)
     config.steps_per_dispatch = 1

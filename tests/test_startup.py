@@ -70,6 +70,7 @@ def first(tmp_path_factory):
     return cache, state
 
 
+@pytest.mark.long
 def test_the_next_process_compiles_nothing_and_ends_in_the_same_state(first, tmp_path):
     cache, state = first
     before = sorted((cache / "compiled").iterdir())
@@ -133,8 +134,8 @@ def test_draws_of_a_quickly_compiled_key_are_those_of_the_key(key, shape):
     ("file", "x_shape", "changes"),
     [
         ("tiny", (2,), {"regularizer": "factor"}),
-        ("mnist", (28, 28, 1), {}),
-        ("celeba", (64, 64, 3), {"prior": "standard_normal"}),
+        pytest.param("mnist", (28, 28, 1), {}, marks=pytest.mark.long),
+        pytest.param("celeba", (64, 64, 3), {"prior": "standard_normal"}, marks=pytest.mark.long),
     ],
 )
 def test_initial_values_are_those_of_plain_init(key, file, x_shape, changes):
