@@ -28,6 +28,7 @@ def _quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["conv", "svhn", "rae", *SLOW])
 def test_one_step_moves_every_parameter_of_every_architecture(name):
     channels = 1 if name.startswith("mnist") else 3

@@ -110,6 +110,7 @@ def test_operations_are_the_same_for_every_lowering_and_grow_with_the_batch(name
     assert counts[2] == 2 * counts[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("regularizer", ["none", "factor"])  # of one batch, and of two
 def test_timed_steps_are_training_steps_and_compilation_takes_none(tiny, regularizer):
     config = tiny("standard_normal", regularizer)

@@ -110,6 +110,7 @@ def assert_same_content(entry: Dataset, wanted: dict[str, bytes], when: str = ""
     assert names() == [".toy.lock", "toy"], when
 
 
+@pytest.mark.long
 def test_killed_at_any_line_the_entry_is_absent_or_whole_and_the_next_writer_succeeds(tmp_path):
     told = in_a_process(tmp_path, "killed_at_every_line").splitlines()[-1]
     count, believed = told.split(" ", 1)
@@ -184,6 +185,7 @@ def kept_once(num_processes: int, locks: str, started: Path) -> None:
 @pytest.mark.parametrize(
     ("num_processes", "locks"), [(2, "working"), (4, "working"), (2, "absent"), (4, "refused")]
 )
+@pytest.mark.long
 def test_processes_at_once_end_with_one_entry_and_prepare_once_where_locks_work(
     tmp_path, num_processes, locks
 ):

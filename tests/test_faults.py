@@ -218,6 +218,7 @@ def test_a_folder_below_a_file_is_one_line(tmp_path, capsys):
     assert "Not a directory" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_sigterm_twice_ends_at_once_and_what_was_saved_goes_on(tmp_path, twin):
     folder = tmp_path / "run"
     process = subprocess.Popen(command(folder, log_every=1), cwd=ROOT)

@@ -71,6 +71,7 @@ def texts(figure):
     return [*found, *(text.get_text() for axes in figure.axes for text in axes.texts)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn_of_images_of_two_models(digits, name):
     (figure,) = run_figures(digits, [name]).values()

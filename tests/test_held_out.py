@@ -123,6 +123,7 @@ def test_figures_of_a_run_with_a_validation_split(tmp_path):
     assert all(path.is_file() for path in write_figures(tmp_path))
 
 
+@pytest.mark.long
 def test_a_run_finds_its_data_where_they_moved_and_other_data_when_told(tmp_path, capsys):
     def command(*arguments):
         status = main([*map(str, arguments)])

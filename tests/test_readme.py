@@ -82,6 +82,7 @@ def test_a_sweep_and_what_it_costs_run_as_written(tmp_path):
     assert "GFLOP/s" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("script", [b for b in blocks("bash") if "config.dataset" in b])
 def test_the_users_own_data_are_trained_on_as_written(tmp_path, script):
     if "pictures" in script:

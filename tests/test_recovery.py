@@ -88,6 +88,7 @@ def test_where_all_is_finite_nothing_is_skipped(tmp_path):
     assert found == log(tmp_path / "none", "train")
 
 
+@pytest.mark.long
 def test_a_run_may_skip_so_many_steps_and_goes_on_when_allowed_more(twin, tmp_path):
     with pytest.raises(NonFiniteError) as caught:
         fit(config(log_every=1), tmp_path / "run", dataset=data(1e30))

@@ -202,6 +202,7 @@ def test_what_is_complete_is_left_alone_and_the_others_go_on_from_what_all_have(
     assert contents(copy) == everything
 
 
+@pytest.mark.long
 def test_a_replica_that_diverges_ends_alone(lone, tmp_path, capsys):
     (tmp_path / "config.json").write_text(to_json(config_of()))
     given = ["--config", tmp_path / "config.json", "--workdir", tmp_path / "sweep", "--devices=1"]

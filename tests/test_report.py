@@ -171,6 +171,7 @@ def test_other_pictures_of_the_folder_are_taken_along_and_those_drawn_anew_are_n
     assert uri(b"PNG of one") not in text
 
 
+@pytest.mark.long
 def test_what_cannot_be_drawn_is_left_out(tmp_path):
     import vaejax
 

@@ -172,6 +172,7 @@ def test_load_gives_from_the_folder_alone_what_fit_gave(twin):
         assert vaejax.load(folder, checkpoint=step)[1].step == step
 
 
+@pytest.mark.long
 def test_resuming_on_another_number_of_devices_gives_close_values(twin, copy):
     assert fit(config_of(), copy, checkpoint=280, num_devices=4)[1].step == NUM_STEPS
     lines = [(f / "metrics.jsonl").read_text().splitlines()[-1] for f in (copy, twin[0])]

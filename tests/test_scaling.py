@@ -95,6 +95,7 @@ def test_pairs_of_codes_taken_in_turn_give_the_same_value_and_gradient(key, most
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("most", [1, 5 * 24 * 3])
 def test_pairs_of_draws_taken_in_turn_give_the_same_value_and_gradient(key, most, unbiased):

@@ -84,6 +84,7 @@ def test_what_is_complete_and_whole_passes(twin, run):
     "damage",
     [other_line, other_state, other_config, left_over, half_removed, one_too_few, lines_lost],
 )
+@pytest.mark.long
 def test_a_complete_run_that_differs_is_seen(twin, run, damage):
     damage(run)
     with pytest.raises((AssertionError, ValueError)):

@@ -32,6 +32,7 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.long
 def test_metrics_of_a_density_that_was_replaced_are_not_kept(run):
     first = evaluate(run, source="gmm", metrics=["nearest_neighbors"], **BRIEF)
     assert first["density_sha256"] == density_sha256(run, "gmm")

@@ -97,6 +97,7 @@ def test_a_cache_that_cannot_be_used_changes_nothing_but_speed(first, kind, tmp_
     assert folder.is_dir() == (kind == "damaged")
 
 
+@pytest.mark.long
 def test_a_cache_of_the_users_own_is_left_as_it_is(first, tmp_path):
     own = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"), "VAEJAX_CACHE": str(tmp_path)}
     own["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1000"

@@ -57,6 +57,7 @@ def all_transforms():
 TRANSFORMS = dict(all_transforms())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in TRANSFORMS if "none" not in name])
 def test_an_example_is_the_same_alone_in_any_batch_and_on_any_number_of_devices(name):
     rows = images(16, 7, 6, 3)
