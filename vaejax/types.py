@@ -128,6 +128,9 @@ LossFn = Callable[[Any, Batch, Array], tuple[Array, Metrics]]
 class Player(NamedTuple):
     """One optimizer, the parameter groups it updates, and the loss it lowers.
 
+    owns: of `vaejax.types.GROUPS`; `GENERATIVE` are all but the critic.  loss: of `loss_of`, or any
+    `(bound model, batch, step) -> (scalar, metrics)`.  tx: an optax transformation.
+
     >>> loss = vaejax.loss_of(vaejax.reconstruction, vaejax.kl())
     >>> players = {"vae": vaejax.Player(vaejax.types.GENERATIVE, loss, optax.adam(1e-3))}
     """

@@ -51,8 +51,10 @@ Rows = np.ndarray | Part
 class Dataset:
     """Raw examples by split; what the model sees is computed inside the jitted step.
 
-    "train" is needed; "validation" and "test" are taken from it where they are missing.  Gray
-    images may lack their channel axis.
+    splits: (N, *X) uint8 or float32, of which "train" is needed; "validation" and "test" are taken
+    from it where they are missing, as `config.splits` says.  Gray images may lack their channel
+    axis.  scale: x = raw / scale, 255 for images of bytes, 1 for points.  labels (N,) and factors
+    (N, F), by split, may be left out.
 
     >>> images = np.zeros((500, 16, 16, 3), np.uint8)
     >>> mine = vaejax.Dataset("mine", {"train": images}, scale=255.0)

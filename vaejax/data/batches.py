@@ -42,8 +42,8 @@ def batch_rows(
 ) -> tuple[np.ndarray, ...]:
     """The raw train rows of one step, and the second, independent batch of the same size.
 
-    -> for every stream an array (batch_size, *X), uint8 or float32.  Raises ValueError as
-    `batch_indices` does.
+    Every epoch is a fresh permutation, a function of the seed.  -> for every one of `streams` an
+    array (batch_size, *X), uint8 or float32.  Raises ValueError for a batch larger than the split.
 
     >>> rows, others = vaejax.batch_rows(dataset, seed=0, step=0, batch_size=50)
     >>> rows.shape

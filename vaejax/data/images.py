@@ -154,7 +154,7 @@ def _readable(
         except ValueError as error:
             if skipped is None:
                 place = f"image {index + 1} of {len(files)}"
-                hint = "skip_unreadable leaves such files out"
+                hint = "config.datasets.image_folder.skip_unreadable leaves such files out"
                 raise ValueError(f"cannot read {path / name} ({place}): {error}; {hint}") from error
             skipped.append(name.as_posix())
             num_skipped += 1
@@ -169,7 +169,7 @@ def _check_sizes(path: Path, sizes: dict[tuple[int, int], Path]) -> None:
         (one, first), (other, odd) = sizes.items()
         raise ValueError(
             f"{path / odd} has {other[0]}x{other[1]} pixels, {first} has {one[0]}x{one[1]}; "
-            "they must be the same, or `size` given, which resizes"
+            "they must be the same, or config.datasets.image_folder.size given, which resizes"
         )
 
 

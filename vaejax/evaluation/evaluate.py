@@ -53,13 +53,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate the run in `workdir` and write `evaluation.json` there.  -> what it holds.
 
-    options: fields of `Protocol`.  source: the prior, or a density fitted to the codes that takes
-    its place, by name.  For a split other than "test" the file is `evaluation_<split>.json`, for
-    another source it goes on with that, and for data other than those of the run, which
-    `other_data` must allow, it ends in their hash.  `seconds` is filled with the time of each
-    metric.  comparison: that of another evaluation of the same data and protocol saves time.
-    Raises ValueError for an unknown split, metric or source, one that the model or the data do not
-    allow, wrong weights, data other than the run's, and a comparison of others.
+    Every row of `["metrics"]` has value, unit, standard_error and protocol.  options: fields of
+    `vaejax.evaluation.protocol.Protocol`: split, metrics, importance_samples, ...  source: the
+    prior, or a fitted density that takes its place.  For a split other than "test" the file is
+    `evaluation_<split>.json`, for another source it goes on with that, and for data other than the
+    run's (`other_data`) it ends in their hash.  `seconds` takes the time of each metric; the
+    `comparison` of another evaluation of the same data and protocol saves some.  Raises ValueError
+    for a name that is unknown or not allowed here, wrong weights, and other data or comparisons.
 
     >>> elbo = vaejax.evaluate("runs/digits", importance_samples=0)["metrics"]["elbo"]["value"]
     """

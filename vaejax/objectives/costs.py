@@ -152,7 +152,8 @@ def mmd_to_prior(
 ) -> Cost:
     """weight MMD^2(q(z), p(z)) between the global batch of codes and as many prior samples.
 
-    kernel: of the two sets of draws, as those of `KERNELS`.
+    kernel: of the two sets of draws, one of `KERNELS` in `vaejax.objectives.divergences` ("imq").
+    unbiased: without the diagonals.  axis_name: of the mapped device axis, if there is one.
     In representation space: a flow prior's samples carry gradients to the flow (arXiv 1706.02262).
 
     >>> loss = vaejax.loss_of(vaejax.reconstruction, vaejax.kl(), vaejax.mmd_to_prior(10.0))

@@ -12,6 +12,9 @@ from vaejax.types import Array, Batch, Cost, LossFn, Metrics
 def loss_of(*costs: Cost) -> LossFn:
     """The sum of named costs as a loss.
 
+    A cost is a function `(model, terms, key, step) -> {name: scalar}`, weighted and averaged over
+    the batch; `vaejax.types.Terms` is what it may look at.
+
     Its metrics are `loss`, the unweighted `elbo`, `reconstruction` and `kl`, and each weighted term
     as `cost/<name>`.  What the posterior itself adds (`code.costs`) is part of the sum.  Raises
     ValueError when two costs share a name.

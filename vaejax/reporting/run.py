@@ -95,7 +95,11 @@ def figures_of(
     checkpoint: int | None = None,
     other_data: bool = False,
 ) -> dict[str, Figure]:
-    """The figures of `write_figures`, by name, to look at: nothing is written.
+    """The figures of a run, by name, to look at: nothing is written.
+
+    names: keys of `vaejax.reporting.basics.BASIC`, all that fit by default, and of
+    `vaejax.reporting.gallery.FIGURES`; "all" are those of both that fit.  The other arguments are
+    those of `vaejax.reporting.run.write_figures`.
 
     >>> vaejax.figures_of("runs/digits", names=["samples", "decoupling"]).keys()
     dict_keys(['samples', 'decoupling'])

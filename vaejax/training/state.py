@@ -81,6 +81,9 @@ def initial_state(
 ) -> TrainState:
     """The state before the first update, a function of the seed alone.
 
+    x_shape: of one example, `dataset.x_shape`.  ema_decay: above 0, an average of the parameters is
+    kept, as `make_train_step` of the same decay updates it.
+
     >>> start = vaejax.initial_state(model, players, seed=0, x_shape=(8, 8, 1))
     >>> int(start.step), sorted(start.params)[:2]
     (0, ['critic', 'decoder'])

@@ -54,8 +54,8 @@ def make_train_step(
 ) -> TrainStep:
     """`(state, rows, pair_rows=None) -> (state, metrics)`, for `jit`, or `pmap` over `axis_name`.
 
-    rows, pair_rows: (B, *X) raw; the second only where a critic needs it.  All players see the
-    parameters before the update, which is multiplied with `rate` of the step, () -> ().
+    rows, pair_rows: (B, *X) raw; the second where a critic needs it.  Draws depend on seed, step
+    and position alone.  All players see the parameters before the update, times `rate` of the step.
 
     >>> step = jax.jit(vaejax.make_train_step(model, players, transform=transform, seed=0))
     >>> after, metrics = step(start, rows)
