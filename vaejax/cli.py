@@ -70,25 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, **given)
 
     train = _command(commands, "train", _train, "train a run, or continue it", _CONFIG_HELP)
-    train.add_argument("--devices", type=int, metavar="N", help="default: all that fit the batch")
-    train.add_argument("--quiet", action="store_true", help="no progress")
-    train.add_argument(
-        "--stopped-status",
-        type=int,
-        default=0,
-        metavar="N",
-        help="exit status after a SIGTERM, for what starts it again by the status; default: 0",
-    )
-    train.add_argument(
-        "--replicas",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUES",
-        help="a run for every combination, as one program: seed=0:8 schedules.KEY=1e-4,1e-3",
-    )
-    cost = "say what it will cost, and train nothing"
-    train.add_argument("--estimate", action="store_true", help=cost)
-
+    _training_flags(train)
     evaluate = _command(commands, "evaluate", _evaluate, "write evaluation.json of a run")
     evaluation_flags(evaluate)
     sample = _command(commands, "sample", _sample, "draw samples: a PNG and an .npz")
@@ -116,6 +98,27 @@ def _parser() -> argparse.ArgumentParser:
     bench_command(commands)
     data_commands(commands)
     return parser
+
+
+def _training_flags(train: argparse.ArgumentParser) -> None:
+    train.add_argument("--devices", type=int, metavar="N", help="default: all that fit the batch")
+    train.add_argument("--quiet", action="store_true", help="no progress")
+    train.add_argument(
+        "--stopped-status",
+        type=int,
+        default=0,
+        metavar="N",
+        help="exit status after a SIGTERM, for what starts it again by the status; default: 0",
+    )
+    train.add_argument(
+        "--replicas",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUES",
+        help="a run for every combination, as one program: seed=0:8 schedules.KEY=1e-4,1e-3",
+    )
+    cost = "say what it will cost, and train nothing"
+    train.add_argument("--estimate", action="store_true", help=cost)
 
 
 def _command(
