@@ -252,7 +252,7 @@ def test_odd_size_is_named_also_across_splits(tmp_path):
     with one_line("test/1.png has 7x6 pixels, train/1.png has 6x6; .*image_folder.size"):
         list(splits["test"])
     save(tmp_path / "train" / "2.png", picture(0, 5, 6))
-    with one_line("train/2.png has 6x5 pixels, train/1.png has 6x6; .*`size`"):
+    with one_line("train/2.png has 6x5 pixels, train/1.png has 6x6; .*image_folder.size"):
         list(image_splits(tmp_path)[0]["train"])
 
 
