@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # HTML of the pages in launch/docs/, the notebooks and the docstrings, into build/docs/; a warning
-# fails.  Notebooks run in full, for a quarter of an hour on 2 cores, and again only when they or
-# the package have changed; VAEJAX_NOTEBOOK_STEPS=50 makes them short.  Arguments go to Sphinx:
+# fails.  Notebooks run in full, some minutes each, and again only when they or the package have
+# changed; VAEJAX_NOTEBOOK_STEPS=50 makes them short.  Arguments go to Sphinx:
 # bash launch/docs.sh -D nb_execution_mode=off shows notebooks without figures, in a minute.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -109,7 +109,8 @@ def _math(is_block):
     def visit(translator, node):
         # Sizes of brackets are unknown to docutils, and MathML stretches brackets by itself.
         text = re.sub(r"\\[bB]igg?[lmr]?(?![a-zA-Z])", "", node.astext())
-        translator.body.append(tex2mathml(text, as_block=is_block))
+        math = tex2mathml(text, as_block=is_block)
+        translator.body.append(f"<p>{math}</p>" if is_block else math)
         raise nodes.SkipNode
 
     return visit
