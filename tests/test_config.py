@@ -261,10 +261,10 @@ def test_differing_keys_are_exactly_the_changed_ones():
 def test_missing_file_names_the_nearest(tmp_path):
     shutil.copy(FILES[0], tmp_path / "two_moons.py")
     for wrong in ("two_moon.py", "twomoons.py", "two_moons.json"):
-        with pytest.raises(ValueError, match=r"no config file .*did you mean .*two_moons\.py") as e:
+        with pytest.raises(ValueError, match=r"no file .*did you mean .*two_moons\.py") as e:
             load_config(str(tmp_path / wrong))
         one_line(e)
-    with pytest.raises(ValueError, match="no config file"):
+    with pytest.raises(ValueError, match="no file"):
         load_config(str(tmp_path / "no" / "such.py"))
 
 

@@ -1,7 +1,10 @@
 """The public functions of a model: their examples run, and nothing but a key draws."""
 
+import dataclasses
 import doctest
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,6 +14,8 @@ from conftest import one_line
 
 import vaejax
 from vaejax.evaluation.likelihood import importance_weighted_bound
+from vaejax.evaluation.protocol import Protocol
+from vaejax.objectives.divergences import KERNELS
 from vaejax.training import validation
 from vaejax.training.validation import make_split_terms
 
@@ -40,6 +45,11 @@ def test_every_public_name_has_an_example_that_runs(digits, monkeypatch):
         runner.run(test, clear_globs=False)
         known = test.globs
     assert runner.summarize(verbose=False).failed == 0
+
+
+def test_what_evaluate_may_be_told_is_named():
+    named = {field.name for field in dataclasses.fields(Protocol)}
+    assert named <= set(re.findall(r"\w+", vaejax.evaluate.__doc__ or ""))
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +143,23 @@ def test_the_mean_of_checkpoints_is_evaluated_and_training_goes_on_from_the_last
     assert np.abs(one - both).max() > 0
     with one_line("0 states of 0 models"):
         vaejax.averaged_weights([])
+
+
+def test_a_kernel_is_a_name_or_a_function(moons):
+    _, model, state, config = moons
+    terms = SimpleNamespace(
+        code=SimpleNamespace(z=vaejax.embed(model, state, vaejax.observed(config)))
+    )
+    bound, found = model.bind(state.variables()), {}
+    for name, kernel in KERNELS.items():
+        costs = vaejax.mmd_to_prior(2.0, name), vaejax.mmd_to_prior(2.0, kernel)
+        found[name], given = (cost(bound, terms, jax.random.key(3), 0)["mmd"] for cost in costs)
+        assert found[name] == given > 0
+    assert len(set(map(float, found.values()))) == len(KERNELS)
+    default = vaejax.mmd_to_prior(2.0)(bound, terms, jax.random.key(3), 0)
+    assert default["mmd"] == found["imq"]
+    with one_line("unknown kernel 'imk'; did you mean 'imq'"):
+        vaejax.mmd_to_prior(2.0, "imk")
 
 
 def test_bad_input_is_refused_in_one_line(moons):

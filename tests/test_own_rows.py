@@ -64,6 +64,14 @@ def test_a_regularizer_of_ones_own_is_trained_loaded_and_evaluated(mine, tmp_pat
     assert error.startswith("vaejax: error: no function for regularizer 'small_codes'")
     assert error.count("\n") == 1
     assert main([*command, "--config", str(mine), weight]) == 0
+    del REGULARIZERS["small_codes"]
+    assert main([*command, "--parts", str(mine)]) == 0  # no override again
+    capsys.readouterr()
+    mine.write_text("1 / 0")
+    assert main([*command, "--parts", str(mine)]) == 2
+    assert (
+        capsys.readouterr().err == f"vaejax: error: {mine}: ZeroDivisionError: division by zero\n"
+    )
 
 
 def test_only_the_row_that_is_chosen_may_be_ones_own_and_its_values_are_plain():

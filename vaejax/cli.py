@@ -31,6 +31,7 @@ _CONFIG_HELP = """
 Any key of the config can be overridden, for example
   --config.prior=decoupled --config.regularizer=beta_tc --config.regularizers.beta_tc.beta=6
 """
+_PARTS_HELP = "file.py, executed for the parts of your own that it puts into our tables"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_strangers(sys.argv[1:] if argv is None else argv, overrides)
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
+            _execute_parts(arguments)
             return arguments.command(arguments, overrides)
     except KeyboardInterrupt as stop:
         print(_stopped(arguments, *stop.args) if stop.args else "interrupted", file=sys.stderr)
@@ -58,6 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status is None:
             raise
         return status
+
+
+def _execute_parts(arguments: argparse.Namespace) -> None:
+    if getattr(arguments, "parts", None) is not None:
+        from vaejax.config import executed
+
+        executed(arguments.parts)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     fit_density_command(commands)
     replay_command(commands)
     report_command(commands)
+    for command in commands.choices.values():  # all those that open a run
+        command.add_argument("--parts", metavar="F", help=_PARTS_HELP)
     table_command(commands)
     bench_command(commands)
     data_commands(commands)

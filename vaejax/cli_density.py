@@ -34,19 +34,14 @@ def fit_density_command(commands: Any) -> None:
     fit.add_argument("--replace", action="store_true", help="although another one has that name")
     fit.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the latest")
     fit.add_argument("--quiet", action="store_true", help="no progress")
-    fit.add_argument(
-        "--config", metavar="F", help="file.py, executed for the parts that it puts into our tables"
-    )
 
 
 def _fit_density(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from vaejax.compilation import keep_compiled_programs
-    from vaejax.config import load_config, overridden
+    from vaejax.config import overridden
     from vaejax.expost.families import default_density_config, validate_density
     from vaejax.expost.fit import fit_density
 
-    if arguments.config is not None:
-        load_config(arguments.config)
     config = overridden(default_density_config(), overrides, validate_density)
     keep_compiled_programs()
     card = fit_density(

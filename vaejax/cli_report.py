@@ -26,20 +26,14 @@ def report_command(commands: Any) -> None:
         metavar="S",
         help="what codes are drawn from: prior (default), or densities of fit-density",
     )
-    report.add_argument(
-        "--config", metavar="F", help="file.py, executed for the parts that it puts into our tables"
-    )
 
 
 def _report(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if overrides:
         raise ValueError(f"report takes no config; leave out {overrides[0]!r}")
     from vaejax.compilation import keep_compiled_programs
-    from vaejax.config import load_config
     from vaejax.reporting.report import write_report
 
-    if arguments.config is not None:
-        load_config(arguments.config)
     keep_compiled_programs()
     given = {"sources": arguments.source, "quiet": False}
     print(write_report(arguments.workdirs, arguments.out, **given))

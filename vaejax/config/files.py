@@ -37,29 +37,46 @@ def load_config(path: str) -> ConfigDict:
     'digits'
     """
     name, _, preset = path.partition(":")
-    file = Path(name)
-    if not file.is_file():
-        raise ValueError(f"no config file {name!r}{_nearest_file(file)}")
-    if file.suffix == ".json":
-        return _read_json(file)
-    spec = importlib.util.spec_from_file_location(f"vaejax_config_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{name!r} is neither a Python file nor a JSON file")
-    module = importlib.util.module_from_spec(spec)
+    if name.endswith(".json"):
+        return _read_json(_existing(name))
+    module = executed(name)
     try:
-        spec.loader.exec_module(module)
         config = module.get_config(preset) if preset else module.get_config()
     except Exception as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{name}: {kind}{error}") from error
+        raise _failed(name, error) from error
     if not isinstance(config, ConfigDict):
         raise ValueError(f"{name}: get_config returned no ConfigDict but {config!r}")
     return config.lock()
 
 
-def _nearest_file(file: Path) -> str:
-    folder = file.parent
-    return nearest(str(file), map(str, folder.iterdir())) if folder.is_dir() else ""
+def executed(path: str | Path) -> Any:
+    """The module of a Python file, such as one that puts parts of the user's own into our tables.
+
+    Raises ValueError when there is no such file or it fails.
+    """
+    file = _existing(path)
+    spec = importlib.util.spec_from_file_location(f"vaejax_config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise _failed(path, error) from error
+    return module
+
+
+def _existing(path: str | Path) -> Path:
+    file, folder = Path(path), Path(path).parent
+    if not file.is_file():
+        near = nearest(str(file), map(str, folder.iterdir())) if folder.is_dir() else ""
+        raise ValueError(f"no file {str(path)!r}{near}")
+    return file
+
+
+def _failed(path: str | Path, error: Exception) -> ValueError:
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return ValueError(f"{path}: {kind}{error}")
 
 
 def overridden(

@@ -163,7 +163,7 @@ def build(
     if name not in table and row is not None and name not in default_config()[CHOICES[kind]]:
         raise ValueError(
             f"no function for {kind} {name!r}, which the config has a row of; what puts it into "
-            "our table must be imported first (on the command line: --config FILE.py)"
+            "our table must be imported first (on the command line: --parts FILE.py)"
         )
     if name not in table:
         raise unknown(kind, name, table)

@@ -53,13 +53,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate the run in `workdir` and write `evaluation.json` there.  -> what it holds.
 
-    Every row of `["metrics"]` has value, unit, standard_error and protocol.  options: fields of
-    `vaejax.evaluation.protocol.Protocol`: split, metrics, importance_samples, ...  source: the
-    prior, or a fitted density that takes its place.  For a split other than "test" the file is
-    `evaluation_<split>.json`, for another source it goes on with that, and for data other than the
-    run's (`other_data`) it ends in their hash.  `seconds` takes the time of each metric; the
-    `comparison` of another evaluation of the same data and protocol saves some.  Raises ValueError
-    for a name that is unknown or not allowed here, wrong weights, and other data or comparisons.
+    Every row of `["metrics"]` has value, unit, standard_error and protocol.  options: split,
+    metrics, importance_samples, importance_examples, counts, sets, thresholds, inception, the
+    fields of `vaejax.evaluation.protocol.Protocol`.  source: the prior, or a fitted density.  The
+    file of another split is `evaluation_<split>.json`, of another source it goes on with that, and
+    for data other than the run's (`other_data`) it ends in their hash.  `seconds` takes the time of
+    each metric; the `comparison` of another evaluation of the same data and protocol saves some.
+    Raises ValueError for a name that is unknown or not allowed here, wrong weights, and other data.
 
     >>> elbo = vaejax.evaluate("runs/digits", importance_samples=0)["metrics"]["elbo"]["value"]
     """

@@ -84,11 +84,13 @@ def make_model(
     axis_name: str | None = None,
     spectral_norm: Sequence[str] = (),
 ) -> VAE:
-    """The model `config` names for data of event shape `x_shape`.
+    """The model that `config` names, for x of shape (B, *x_shape): a Flax module without arrays.
 
-    With `axis_name`, batch norm averages over that mapped axis.  spectral_norm: "encoder" and
-    "decoder", whose kernels are divided by their spectral norm.  Raises ValueError for an unknown
-    name and for a trunk that does not fit the data.
+    Its parameters are made by `initial_state`, or read by `load`; a method that needs a critic is
+    given one (`make_method` does).  critic: a module of z, (B, D) -> logits (B, 2).
+    axis_name: of the mapped device axis, over which batch norm averages.  spectral_norm: "encoder"
+    and "decoder", whose kernels are divided by their spectral norm.  Raises ValueError for an
+    unknown name and for a trunk that does not fit the data.
 
     >>> type(vaejax.make_model(config, x_shape=(8, 8, 1)).prior).__name__
     'Decoupled'

@@ -91,7 +91,7 @@ def wae(setting: Setting, *, weight: float, kernel: str, unbiased: bool) -> Obje
         raise unknown("regularizers.wae.kernel", kernel, KERNELS)
     if unbiased and setting.batch_size < 2:
         raise ValueError("regularizers.wae.unbiased needs a batch_size of 2 or more")
-    cost = mmd_to_prior(weight, KERNELS[kernel], unbiased, setting.axis_name)
+    cost = mmd_to_prior(weight, kernel, unbiased, setting.axis_name)
     return Objective({"vae": setting.generative(cost)})
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vaejax.config import unknown
 from vaejax.objectives.divergences import (
     ESTIMATORS,
     KERNELS,
@@ -146,24 +147,28 @@ def critic_total_correlation(weight: float) -> Cost:
 
 def mmd_to_prior(
     weight: float,
-    kernel: Callable[[Array, Array], Kernel] = KERNELS["imq"],
+    kernel: str | Callable[[Array, Array], Kernel] = "imq",
     unbiased: bool = False,
     axis_name: str | None = None,
 ) -> Cost:
     """weight MMD^2(q(z), p(z)) between the global batch of codes and as many prior samples.
 
-    kernel: of the two sets of draws, one of `KERNELS` in `vaejax.objectives.divergences` ("imq").
-    unbiased: without the diagonals.  axis_name: of the mapped device axis, if there is one.
-    In representation space: a flow prior's samples carry gradients to the flow (arXiv 1706.02262).
+    kernel: a name in `vaejax.objectives.divergences.KERNELS` ("imq", "gaussian",
+    "gaussian_median"), or a function of the two sets of draws.  unbiased: without the diagonals.
+    axis_name: of the mapped device axis, if there is one.  In representation space: a flow prior's
+    samples carry gradients to the flow (arXiv 1706.02262).  Raises ValueError for an unknown name.
 
     >>> loss = vaejax.loss_of(vaejax.reconstruction, vaejax.kl(), vaejax.mmd_to_prior(10.0))
     """
+    if isinstance(kernel, str) and kernel not in KERNELS:
+        raise unknown("kernel", kernel, KERNELS)
+    of_draws = KERNELS[kernel] if isinstance(kernel, str) else kernel
 
     def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         z = gathered(terms.code.z, axis_name)
         u = model.prior.sample(key, len(z))
         own = functools.partial(local_rows, num_rows=len(terms.code.z), axis_name=axis_name)
-        return {"mmd": weight * squared_mmd(u, z, kernel(u, z), unbiased, own=own)}
+        return {"mmd": weight * squared_mmd(u, z, of_draws(u, z), unbiased, own=own)}
 
     return cost
 

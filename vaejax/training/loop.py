@@ -52,12 +52,15 @@ def fit(
     checkpoint: int | None = None,
     quiet: bool = False,
 ) -> tuple[VAE, TrainState, ConfigDict]:
-    """Train until `config.num_steps`, continuing what `workdir` holds.  -> what `load` gives.
+    """Train until `config.num_steps`, continuing what `workdir` holds.  -> (model, state, config).
 
-    `dataset` replaces the one the config names.  `num_devices`: by default all that divide the
-    batch evenly.  `checkpoint`: go back to that step; later checkpoints move to `set_aside/`.  A
-    SIGTERM saves a checkpoint and returns early; a SIGINT saves one and raises KeyboardInterrupt
-    with the step.  Raises ValueError for bad input, before anything is written, and NonFiniteError
+    workdir: a folder; it takes the config, checkpoints and `metrics.jsonl`.  What is given back is
+    what `load` reads from it: a Flax module, its arrays, and the config as it was trained.  A bar
+    shows step, loss and time left, unless `quiet`.  `dataset` replaces the one the config names.
+    `num_devices`: by default all that divide the batch evenly.  `checkpoint`: go back to that step;
+    later checkpoints move to `set_aside/`.  A SIGTERM saves a checkpoint and returns early; a
+    SIGINT saves one and raises KeyboardInterrupt with the step.  Raises ValueError for bad input
+    and for a folder that holds another config's run, before anything is written, and NonFiniteError
     when a loss or a gradient is not finite and `config.recovery` has nothing more to try.  Where
     JAX was started with several processes, all of them call this alike; the first one alone needs
     the folder, and a signal to any ends all.
