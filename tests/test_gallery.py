@@ -202,7 +202,7 @@ def test_labels_that_coincide_name_their_folders(points, tmp_path):
     for name in ("one", "two"):
         shutil.copytree(points[0], tmp_path / name / "seed=0")
     found = labeled_subjects([tmp_path / name / "seed=0" for name in ("one", "two")])
-    kind = "beta_tc, standard_normal prior"
+    kind = "beta_tc with standard_normal prior"
     assert list(found) == [f"{kind} (one-seed=0)", f"{kind} (two-seed=0)"]
     with one_line("compared with itself"):
         labeled_subjects([points[0], points[0].parent / "." / points[0].name])
@@ -228,7 +228,7 @@ def test_a_pair_of_other_data_or_other_held_out_examples_is_refused(moons, digit
     [
         (["--figures", "pocket"], "unknown figure 'pocket'; did you mean 'pockets'?"),
         (["--figures", "sample"], "did you mean 'samples'?"),
-        (["--figures", "factors"], "figure 'factors' does not fit beta_tc, decoupled prior"),
+        (["--figures", "factors"], "figure 'factors' does not fit beta_tc with decoupled prior"),
         (["--pair", "nowhere"], "nowhere"),
     ],
 )

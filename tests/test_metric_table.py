@@ -44,6 +44,7 @@ def test_only_numbers_that_compare_and_differ_have_a_better_one():
     assert mark_of("frechet[identity, floor]") == "floor"
     assert mark_of("frechet[identity, low_posterior_data]") == "control"
     assert mark_of("frechet[identity, pixel_midpoints]") == "control"
+    assert mark_of("frechet[identity, pca_mixture]") == "control"
     assert mark_of("accuracy[pixels, 100 labels]") == "control"
     for name in ("frechet[identity, random]", "near_training[rmse, random]"):
         assert mark_of(name) == ""

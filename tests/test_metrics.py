@@ -18,9 +18,10 @@ from vaejax.config import load_config
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.evaluation import comparison, features, subject
 from vaejax.evaluation.comparison import Comparison
+from vaejax.evaluation.control import Control
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.evaluation.features import FeatureMap, classifier_features
-from vaejax.evaluation.metrics import METRICS, metrics_of
+from vaejax.evaluation.metrics import METRICS, frechet, metrics_of
 from vaejax.evaluation.protocol import SETS, Counts, Protocol
 from vaejax.evaluation.subject import Subject
 from vaejax.models.vae import make_model
@@ -105,6 +106,18 @@ def test_sets_that_are_left_out_change_no_number_of_the_others(sets):
     expected = {name: row for name, row in every.items() if any(f", {s}]" in name for s in sets)}
     assert metrics_of(few, ("frechet", "precision_recall")) == expected
     assert 0 < len(expected) < len(every)
+
+
+def test_the_control_is_of_the_data_and_the_seed_alone():
+    one, other = subject_of(prior="decoupled"), subject_of(prior="standard_normal", scale=3.0)
+    (key,) = (name for name in metrics_of(one, ["frechet"]) if "pca_mixture" in name)
+    found = [metrics_of(each, ["frechet"])[key] for each in (one, other)]
+    assert found[0] == found[1]
+    assert "PCA (2) + mixture of 10" in found[0]["protocol"]
+    control = Control(one.comparison, one.seed)
+    assert frechet(control)[key.replace("pca_mixture", "random")]["value"] == found[0]["value"]
+    reseeded = dataclasses.replace(one, seed=one.seed + 1, shared=one.comparison)
+    assert metrics_of(reseeded, ["frechet"])[key]["value"] != found[0]["value"]
 
 
 def test_data_are_nearest_to_data_and_low_posterior_samples_are_where_few_codes_are():

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 import vaejax
 from vaejax.cli import main
-from vaejax.config import default_config, from_json, overridden, to_json, validate
+from vaejax.config import choice_text, default_config, from_json, overridden, to_json, validate
 from vaejax.models.priors import PRIORS, StandardNormal
 from vaejax.objectives.regularizers import REGULARIZERS, make_method
 from vaejax.types import Objective
@@ -83,6 +83,8 @@ def test_only_the_row_that_is_chosen_may_be_ones_own_and_its_values_are_plain():
 
     fine = config(start=0, sign=-1.5, on=True, name="x", widths=(3, 4), none=())
     validate(fine)
+    text = "mine (name x, none , on True, sign -1.5, start 0, widths 3×4)"
+    assert choice_text(fine, "regularizer") == text
     assert from_json(to_json(fine)).to_dict() == fine.to_dict()
     assert overridden(fine, ["--config.regularizers.mine.sign=2"]).regularizers.mine.sign == 2
     fine.regularizer = "beta_tc"

@@ -10,7 +10,7 @@ METRIC_NAMES = ("symmetric_kl", "information", "leakage", "frechet", "kernel_dis
 METRIC_NAMES += ("precision_recall", "prd", "approximate_elbo", "nearest_neighbors", "few_labels")
 # Those of `Protocol`.
 SET_NAMES = ("random", "low_posterior", "reconstructions", "interpolations", "pixel_midpoints")
-SET_NAMES += ("low_posterior_data", "floor")
+SET_NAMES += ("low_posterior_data", "pca_mixture", "floor")
 
 
 def evaluation_flags(command: argparse.ArgumentParser) -> None:

@@ -17,7 +17,16 @@ from vaejax.config.files import (
     saved_config,
     to_json,
 )
-from vaejax.config.lookup import build, check_tree, fails, nearest, unknown, validate
+from vaejax.config.lookup import (
+    build,
+    check_tree,
+    choice_text,
+    fails,
+    nearest,
+    unknown,
+    validate,
+    value_text,
+)
 from vaejax.config.presets import with_preset
 from vaejax.config.published_rae import with_published_rae
 from vaejax.config.raeify import raeify
@@ -28,6 +37,7 @@ __all__ = [
     "check_key",
     "check_same_config",
     "check_tree",
+    "choice_text",
     "config_sha256",
     "default_config",
     "differing_keys",
@@ -42,6 +52,7 @@ __all__ = [
     "to_json",
     "unknown",
     "validate",
+    "value_text",
     "with_preset",
     "with_published_rae",
 ]

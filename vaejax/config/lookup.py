@@ -173,3 +173,18 @@ def build(
     except TypeError as error:
         raise ValueError(f"config.{CHOICES[kind]}.{name} is not its row: {error}") from error
     return table[name](*args, **keywords)
+
+
+def choice_text(config: ConfigDict, kind: str) -> str:
+    """A choice with the hyper-parameters of its row, to read: "gaussian (mse_weight 10)"."""
+    name = config[kind]
+    row = config[CHOICES[kind]].get(name, {})
+    settings = ", ".join(f"{key.rstrip('_')} {value_text(value)}" for key, value in row.items())
+    return f"{name} ({settings})" if settings else str(name)
+
+
+def value_text(value: Any) -> str:
+    """A value of a config, to read: "0.5", "64\u00d732"."""
+    if isinstance(value, tuple):
+        return "\u00d7".join(map(value_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -24,6 +24,7 @@ class Comparison:
     transform: Transform
     protocol: Protocol = field(default_factory=Protocol)
     quiet: bool = True
+    kept: dict[Any, Any] = field(default_factory=dict)  # what others make of it, once
 
     @functools.cached_property
     def features(self) -> FeatureMap:

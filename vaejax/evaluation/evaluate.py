@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import vaejax
-from vaejax.config import CHOICES, config_sha256, unknown
+from vaejax.config import choice_text, config_sha256, unknown
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import make_transform
 from vaejax.evaluation.comparison import Comparison, some
@@ -108,7 +108,7 @@ def _rows(
         found = _terms(subject, config) | _costs(subject, config, state)
     with timed(seconds, "importance_weighted_nll"):
         found |= _bound(subject)
-    told = f"{observation_of(config)}; {_choice(config, 'likelihood')}"
+    told = f"{observation_of(config)}; {choice_text(config, 'likelihood')}"
     return _told(found, told) | _told(named, observation_of(config))
 
 
@@ -124,15 +124,7 @@ def told(row: Row, more: str) -> Row:
 
 def observation_of(config: ConfigDict) -> str:
     """How raw data become x, for protocols."""
-    return f"x {_choice(config, 'observation')}"
-
-
-def _choice(config: ConfigDict, kind: str) -> str:
-    name, row = config[kind], config[CHOICES[kind]][config[kind]]
-    settings = ", ".join(
-        f"{key} {value if isinstance(value, str) else f'{value:g}'}" for key, value in row.items()
-    )
-    return f"{name} ({settings})" if settings else name
+    return f"x {choice_text(config, 'observation')}"
 
 
 def _with_earlier(result: dict[str, Any], path: Path) -> dict[str, Any]:

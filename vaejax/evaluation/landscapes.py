@@ -105,17 +105,28 @@ def _log_densities(
     subject: Subject, grid: np.ndarray, space: str, dimensions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """log q and log p at points (N, 2) of a plane.  -> (N,) each."""
-    aggregate, model, variables = subject.aggregate, subject.model, subject.variables
+    aggregate = subject.aggregate
     if aggregate.mean.shape[1] > 2:
         marginal = Aggregate(aggregate.mean[:, dimensions], aggregate.scale[:, dimensions])
         return np.asarray(marginal.log_prob(grid)), np.full(len(grid), np.nan, np.float32)
+    return log_densities(subject, grid, base=space == "generation")
+
+
+def log_densities(
+    subject: Subject, points: np.ndarray, *, base: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """log q and log p at points of representation space, or with `base` of generation space.
+
+    points: (N, D) -> (N,) each, densities of the space that the points are of.
+    """
+    model, variables = subject.model, subject.variables
 
     def logs(vae: Any, z: Any) -> tuple[Any, Any]:
         return vae.prior.log_prob(z), vae.prior.base_log_prob(vae.prior.to_base(z))
 
-    z = grid if space == "representation" else from_base(model, variables, grid)
+    z = from_base(model, variables, points) if base else points
     log_p, log_base = map(np.asarray, jax.jit(nn.apply(logs, model))(variables, z))
-    log_q = np.asarray(aggregate.log_prob(z))
-    if space == "representation":
+    log_q = np.asarray(subject.aggregate.log_prob(z))
+    if not base:
         return log_q, log_p
     return log_q - (log_p - log_base), log_base  # a density of z0 is one of z over |det dg/dz|

@@ -11,7 +11,7 @@ import numpy as np
 from vaejax.config import unknown
 from vaejax.evaluation.aggregate import aggregate_log_density
 from vaejax.evaluation.comparison import some
-from vaejax.evaluation.control import Control
+from vaejax.evaluation.control import PCA_MIXTURE, Control, control_of
 from vaejax.evaluation.fine_tuning import few_labels, no_labels
 from vaejax.evaluation.laplace import approximate_elbo, no_expansion
 from vaejax.evaluation.neighbors import nearest_neighbors, no_held_out
@@ -217,8 +217,11 @@ def _aggregate(subject: Subject) -> str:
 
 def _compared(subject: Compared, name: str, count: int, num_real: int) -> str:
     features = subject.comparison.features
-    what = f"{name}: {count}, against {num_real} of the train split; features: {features.name}"
-    return f"{what} {features.sha256[:12]}".rstrip() + f"; seed {subject.seed}"
+    if name == PCA_MIXTURE:
+        name = f"{name} ({control_of(subject.comparison, subject.seed).name})"
+    what = f"{name}: {count}, against {num_real} of the train split"
+    what += f"; features: {features.name} {features.sha256[:12]}".rstrip()
+    return f"{what}; seed {subject.seed}"
 
 
 # Of samples alone, whoever made them.

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
-from flax import linen as nn
 
+from vaejax.evaluation.landscapes import log_densities
 from vaejax.evaluation.latent import density_grid
 from vaejax.evaluation.pockets import HIGH_FRACTION, lowest
 from vaejax.evaluation.subject import Subject
 from vaejax.evaluation.traversals import decoded, from_base
-from vaejax.models.vae import VAE
-from vaejax.types import Array
 
 _SIDE = 128  # cells of a grid: 33, 17 and 9 nodes lie on its points
 
@@ -62,7 +59,7 @@ def _plane(subject: Subject, base: bool, nodes: int, num_codes: int) -> Plane:
     given = subject.model, subject.variables
     x, y, log_p = density_grid(*given, codes, base=base, size=_SIDE + 1)
     points = np.stack(np.meshgrid(x, y), axis=-1).astype(np.float32)
-    log_q = _log_q(subject, points.reshape(-1, 2), base).reshape(log_p.shape)
+    log_q = log_densities(subject, points.reshape(-1, 2), base=base)[0].reshape(log_p.shape)
     every = _SIDE // (nodes - 1)
     chosen = points[::every, ::every].reshape(-1, 2)
     x_of = decoded(*given, from_base(*given, chosen) if base else chosen)
@@ -73,16 +70,3 @@ def _plane(subject: Subject, base: bool, nodes: int, num_codes: int) -> Plane:
     high = getattr(q, space)[lowest(q.log_base, HIGH_FRACTION)]
     in_pockets = float(np.mean(p.log_p - p.log_q > POCKET))
     return Plane(x, y, log_p, log_q, x_of, codes[:num_codes], low, high, in_pockets)
-
-
-def _log_q(subject: Subject, points: np.ndarray, base: bool) -> np.ndarray:
-    """Log density of the aggregate posterior at (P, 2) points of a space, in it.  -> (P,)."""
-
-    def with_volume(vae: VAE, z0: Array) -> tuple[Array, Array]:
-        z = vae.prior.from_base(z0)
-        return z, vae.prior.log_prob(z) - vae.prior.base_log_prob(z0)  # log |det dg/dz|
-
-    if not base:
-        return np.asarray(subject.aggregate.log_prob(points))
-    z, log_det = jax.jit(nn.apply(with_volume, subject.model))(subject.variables, points)
-    return np.asarray(subject.aggregate.log_prob(z) - log_det)

@@ -10,7 +10,7 @@ from typing import Any
 from vaejax.config import unknown
 
 SETS = ("random", "low_posterior", "reconstructions", "interpolations")
-SETS += ("pixel_midpoints", "low_posterior_data", "floor")
+SETS += ("pixel_midpoints", "low_posterior_data", "pca_mixture", "floor")
 _MOST = 1_000_000  # draws for each example
 
 

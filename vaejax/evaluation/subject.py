@@ -14,6 +14,7 @@ from flax import linen as nn
 from vaejax.data.arrays import Dataset
 from vaejax.data.transforms import Transform
 from vaejax.evaluation.comparison import Comparison, some
+from vaejax.evaluation.control import PCA_MIXTURE, control_of
 from vaejax.evaluation.latent import Codes, make_codes
 from vaejax.evaluation.pockets import (
     Aggregate,
@@ -121,8 +122,9 @@ class Subject:
         "pixel_midpoints" is for interpolations, between the same examples in data space: decoded
         ones must be nearer to data than these.  Low-posterior
         samples are of few kinds even where all are good; "low_posterior_data" is for them: training
-        data that are chosen as they are, by the lowest log q(z) of as many candidates.  Only what
-        the protocol wants is computed.
+        data that are chosen as they are, by the lowest log q(z) of as many candidates.
+        "pca_mixture" is the control that random samples must beat.  Only what the protocol wants
+        is computed.
         """
         wants, compared = self.protocol.wants, self.comparison
         found = {name: self._decoded_features(z) for name, z in self.latents.items() if wants(name)}
@@ -132,6 +134,8 @@ class Subject:
             low = self._low_posterior_data()
             if len(low) >= min(FEWEST, compared.num_images):
                 found["low_posterior_data"] = low
+        if wants(PCA_MIXTURE):
+            found[PCA_MIXTURE] = control_of(compared, self.seed).random
         return {**found, **({"floor": compared.floor} if wants("floor") else {})}
 
     @functools.cached_property

@@ -119,10 +119,10 @@ def best(name: str, cells: Sequence[Cell | None]) -> int | None:
 
 
 def mark_of(name: str) -> str:
-    """Whether a metric is of data and no model: "floor", "control" or ""."""
+    """Whether a metric is of something else than the model: "floor", "control" or ""."""
     _, _, of_what = name.rstrip("]").partition("[")
     words = {word for part in of_what.split(",") for word in part.strip().split("_")}
-    marks = {"floor": "floor", "data": "control", "pixel": "control", "pixels": "control"}
+    marks = dict.fromkeys(("data", "pixel", "pixels", "pca"), "control") | {"floor": "floor"}
     return next((mark for word, mark in marks.items() if word in words), "")
 
 
@@ -157,7 +157,7 @@ def _row(name: str, labels: Sequence[str], cells: Sequence[Cell | None]) -> str:
     notes = [meaning, f"in {unit}" if unit == "nats" else unit]
     notes += [{"lower": "lower is better", "higher": "higher is better"}.get(direction, "")]
     mark = mark_of(name)
-    badge = f' <span class="badge">{mark}: no model</span>' if mark else ""
+    badge = f' <span class="badge">{mark}: not of this model</span>' if mark else ""
     if not compare:
         badge += ' <span class="badge bad">protocols differ: not comparable</span>'
     said = "; ".join(escaped(note) for note in notes if note)

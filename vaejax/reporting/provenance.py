@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from vaejax.config import CHOICES, to_json
+from vaejax.config import choice_text, to_json, value_text
 from vaejax.expost import store
 from vaejax.expost.families import default_density_config
 from vaejax.expost.fit import PRIOR
@@ -40,8 +42,16 @@ def labels_of(runs: Sequence[OpenedRun]) -> list[str]:
             last = key.rpartition(".")[2]
             labels = [f"{label}, {last} {v}" for label, v in zip(labels, values, strict=True)]
     if len(set(labels)) < len(labels):
-        labels = [f"{name}, {run.workdir}" for name, run in zip(labels, runs, strict=True)]
+        folders = [run.workdir for run in runs]
+        labels = [f"{label} ({own_name(folders, k)})" for k, label in enumerate(labels)]
     return labels
+
+
+def own_name(folders: Sequence[Path], k: int) -> str:
+    """What distinguishes the k-th folder from the others, as part of a file name."""
+    paths = [folder.resolve() for folder in folders]
+    above = Path(os.path.commonpath([path.parent for path in paths]))
+    return "-".join(paths[k].relative_to(above).parts)
 
 
 def title_of(runs: Sequence[OpenedRun]) -> str:
@@ -101,16 +111,16 @@ def _facts_of(run: OpenedRun) -> dict[str, str]:
     parts = ", ".join(f"{group} {count:,}" for group, count in counts.items() if count)
     model = [f"{config.latent_dim} latent dimensions"]
     kinds = ("encoder", "posterior", "decoder", "likelihood")
-    model += [f"{kind}: {_choice(config, kind)}" for kind in kinds]
+    model += [f"{kind}: {choice_text(config, kind)}" for kind in kinds]
     return {
         "data": f"{dataset.name}{note}, {shape} numbers each; {sizes}",
-        "method": _choice(config, "regularizer"),
-        "prior": _choice(config, "prior"),
+        "method": choice_text(config, "regularizer"),
+        "prior": choice_text(config, "prior"),
         "codes drawn from": "the prior" if run.source == PRIOR else run.density,
         "model": "; ".join(model),
         "parameters": f"{sum(counts.values()):,} ({parts})",
         "training": f"{int(run.state.step):,} of {config.num_steps:,} steps of {config.batch_size} "
-        f"examples; {_choice(config, 'optimizer')}; {_choice(config, 'schedule')} schedule",
+        f"examples; {choice_text(config, 'optimizer')}; {choice_text(config, 'schedule')} schedule",
         "seed": str(config.seed),
     }
 
@@ -131,23 +141,11 @@ def _size(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _choice(config: Any, kind: str) -> str:
-    """A choice with the hyper-parameters of its row."""
-    name = config[kind]
-    row = config[CHOICES[kind]].get(name, {})
-    settings = ", ".join(f"{key.rstrip('_')} {_plain(value)}" for key, value in row.items())
-    return f"{name} ({settings})" if settings else str(name)
-
-
-def _plain(value: Any) -> str:
-    return "\u00d7".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def _differing(configs: Sequence[ConfigDict]) -> dict[str, list[str]]:
     """Dotted keys whose values differ, and those of each config."""
     flat = [dict(_leaves(config.to_dict())) for config in configs]
     keys = dict.fromkeys(key for each in flat for key in each if key != _SAME)
-    rows = {key: [_plain(each.get(key, "\u2013")) for each in flat] for key in keys}
+    rows = {key: [value_text(each.get(key, "\u2013")) for each in flat] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 

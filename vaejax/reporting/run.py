@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from vaejax.reporting.archives import write_arrays
 from vaejax.reporting.basics import BASIC, basic_figures, prior_samples
 from vaejax.reporting.gallery import FIGURES, check_names, figure_arrays
 from vaejax.reporting.opened import OpenedRun, opened
+from vaejax.reporting.provenance import labels_of, own_name
 from vaejax.training.loop import load
 
 
@@ -137,7 +137,7 @@ def labeled_subjects(
     checkpoint: int | None = None,
     other_data: bool = False,
 ) -> dict[str, Subject]:
-    """Runs as `run_figures` takes them, by "<regularizer>, <prior> prior".
+    """Runs as `run_figures` takes them, by what they are called on a page.
 
     `checkpoint` and `source` are of the first; the others have the latest and their prior.  Raises
     ValueError as `write_figures` does, and for one run twice.
@@ -155,26 +155,15 @@ def labeled_subjects(
 
 
 def subjects_of(runs: Sequence[OpenedRun], protocol: Protocol | None = None) -> dict[str, Subject]:
-    """By label: where two would be called alike, by their folders besides."""
-    labels = [f"{run.config.regularizer}, {run.density}" for run in runs]
-    if len(set(labels)) < len(labels):
-        folders = [run.workdir for run in runs]
-        labels = [f"{label} ({_own_name(folders, k)})" for k, label in enumerate(labels)]
-    return {label: run.subject(protocol) for label, run in zip(labels, runs, strict=True)}
-
-
-def _own_name(folders: Sequence[Path], k: int) -> str:
-    """What distinguishes the k-th folder from the others, as part of a file name."""
-    paths = [folder.resolve() for folder in folders]
-    above = Path(os.path.commonpath([path.parent for path in paths]))
-    return "-".join(paths[k].relative_to(above).parts)
+    """By what the runs are called on a page."""
+    return {label: run.subject(protocol) for label, run in zip(labels_of(runs), runs, strict=True)}
 
 
 def _write_exhibits(
     workdir: Path, folders: Sequence[Path], found: Mapping[str, Mapping[str, Any]], suffix: str
 ) -> list[Path]:
     """Arrays, PNG and PDF of each figure, and its animation."""
-    suffix += "" if len(folders) == 1 else f"_pair_{_own_name(folders, 1)}"
+    suffix += "" if len(folders) == 1 else f"_pair_{own_name(folders, 1)}"
     paths: list[Path] = []
     for name, arrays in found.items():
         row, stem = FIGURES[name], f"{name}{suffix}"

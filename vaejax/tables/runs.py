@@ -14,7 +14,7 @@ from vaejax.config import saved_config
 from vaejax.data.arrays import Dataset
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.evaluation.comparison import Comparison
-from vaejax.evaluation.control import Control
+from vaejax.evaluation.control import control_of
 from vaejax.evaluation.evaluate import (
     config_sha256,
     evaluate,
@@ -99,7 +99,7 @@ def _covers(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 def control_rows(table: ConfigDict, cell: Cell, comparison: Comparison) -> dict[str, Any]:
     """The control's name and metrics for every seed, on the data of a cell."""
     metrics = [OF_SAMPLES[name] for name in table.metrics if name in OF_SAMPLES]
-    controls = {seed: Control(comparison, seed) for seed in table.seeds}
+    controls = {seed: control_of(comparison, seed) for seed in table.seeds}
     x = observation_of(cell.config)
     return {
         "name": next(iter(controls.values())).name,
