@@ -257,6 +257,18 @@ def test_non_finite_and_missing_metrics_are_left_out():
     assert not training_curves([], []).axes
 
 
+def test_what_codes_without_noise_have_is_not_called_an_elbo():
+    rows = [{"step": step, "elbo": 1.0, "kl": 2.0, "reconstruction": 3.0} for step in range(5)]
+    titles = {
+        has_density: {
+            axes.get_title() for axes in training_curves(rows, has_density=has_density).axes
+        }
+        for has_density in (True, False)
+    }
+    assert {"Negative ELBO (nats)", "KL (nats)"} == titles[True] - titles[False]
+    assert not any("ELBO" in title or "KL" in title for title in titles[False])
+
+
 def test_smoothing_keeps_lines_and_drops_lone_spikes():
     line = np.linspace(3, 7, 50)
     np.testing.assert_allclose(smoothed(line, 7)[6:-6], line[6:-6])

@@ -249,6 +249,7 @@ def test_a_normalized_convolution_has_norm_one_as_a_matrix(lowering):
         ("rae_gp", (("estimator", "exakt"),), {}, "did you mean 'exact'"),
         ("wae", (("kernel", "imk"),), {}, "did you mean 'imq'"),
         ("annealed", (("shape", "linea"),), {}, "did you mean 'linear'"),
+        ("annealed", (("beta", 0.0), ("start", 1.0)), {"prior": "decoupled"}, "shrink to a point"),
     ],
 )
 def test_what_would_be_unbounded_or_unknown_is_refused(regularizer, row, changes, message):

@@ -58,7 +58,7 @@ def annealed(setting: Setting, *, beta: float, start: float, steps: int, shape: 
         raise unknown("regularizers.annealed.shape", shape, WARM_UPS)
     scale = setting.elbo_weight
     cost = annealed_kl(scale * beta, scale * start, steps, shape)
-    check = functools.partial(check_rate, beta=beta)
+    check = functools.partial(check_rate, beta=start if fails(beta == 0) else beta)
     return Objective({"vae": setting.generative(cost)}, check=check)
 
 

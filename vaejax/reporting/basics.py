@@ -74,7 +74,8 @@ def _unfit(run: OpenedRun) -> dict[str, str]:
 def _training(run: OpenedRun) -> Figure:
     rows = metric_rows(run.workdir / "metrics.jsonl")
     train = [row for row in rows if row["split"] == "train"]
-    return training_curves(train, [row for row in rows if row["split"] in ("validation", "test")])
+    held_out = [row for row in rows if row["split"] in ("validation", "test")]
+    return training_curves(train, held_out, has_density=run.model.posterior.has_density)
 
 
 def _reconstructions(run: OpenedRun) -> Figure:

@@ -28,17 +28,18 @@ class Curve(NamedTuple):
 
 
 @style()
-def training_curves(train_rows: Rows, test_rows: Rows = ()) -> Figure:
+def training_curves(train_rows: Rows, test_rows: Rows = (), *, has_density: bool = True) -> Figure:
     """Negative ELBO, reconstruction, KL, weighted costs and gradient norms over the steps.
 
     Rows are metrics by name with "step"; a panel whose metrics no row has is left out.  Values far
-    outside the bulk (an early spike) are cut off, and the panel's title says so.
+    outside the bulk (an early spike) are cut off, and the panel's title says so.  Without
+    `has_density`, of codes without noise, there is neither an ELBO nor a KL.
     """
     panels = []
     for key, name, sign in (
-        ("elbo", "Negative ELBO", -1.0),
+        ("elbo", "Negative ELBO" if has_density else "\u2212log p(x|z) \u2212 log p(z)", -1.0),
         ("reconstruction", "Reconstruction", 1.0),
-        ("kl", "KL", 1.0),
+        ("kl", "KL" if has_density else "\u2212log p(z)", 1.0),
     ):
         curves = [
             Curve(which, *_series(rows, key, sign))
