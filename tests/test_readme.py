@@ -135,6 +135,25 @@ def test_the_snippets_run_as_written(tmp_path):
     assert answer.split(", ") == [line for line in done.stdout.splitlines() if line[:2] == "0."]
 
 
+@pytest.mark.long
+def test_the_table_command_makes_a_table_of_the_same_columns(tmp_path):
+    (script,) = (block for block in blocks("bash") if "vaejax table" in block)
+    assert script.strip() in re.sub(r"\s+", " ", README)
+    few = "(('none', 'regularizer=none', 'num_steps=20'),)"
+    given = f"--config.seeds='(0,)' --config.methods=\"{few}\" --config.importance_samples=2"
+    ran(script.replace("--workdir", f"{given} --workdir"), tmp_path)
+    made = (tmp_path / "runs/table_digits/table.md").read_text()
+    full = (ROOT / "configs" / "README.md").read_text()
+    header = full.partition("## Digits")[2].split("\n\n")[1].splitlines()[0]
+    assert header in made
+    assert [
+        line.split("|")[2].strip() for line in made.splitlines() if line.startswith("| none")
+    ] == [
+        "standard_normal",
+        "decoupled",
+    ]
+
+
 def test_the_table_of_the_readme_is_an_extract():
     def rows(text):
         return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]

@@ -23,7 +23,8 @@ def evaluation_flags(command: argparse.ArgumentParser) -> None:
         type=int,
         default=1000,
         metavar="S",
-        help="draws per example of the importance-weighted bound (default: 1000; 0: none)",
+        help="draws per example of the importance-weighted bound (default: 1000; 0: none; "
+        "21000 in arXiv 1911.10506)",
     )
     command.add_argument(
         "--importance-examples",
