@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from conftest import some_long
 from flax import linen as nn
 from test_convolutions import assert_close, doubled
 from test_networks import COUNTS, drawn, normal
@@ -109,7 +110,10 @@ def by_layer(grads):
     return jax.tree.map(flat, {k: v for k, v in grads.items() if v}, is_leaf=is_layer)
 
 
-@pytest.mark.parametrize(("preset", "trunks"), [("own_images", "conv"), ("svhn", "svhn")])
+@pytest.mark.parametrize(
+    ("preset", "trunks"),
+    some_long([("own_images", "conv"), ("svhn", "svhn")], [("own_images", "conv")]),
+)
 def test_losses_and_gradients_of_a_method_are_the_same_either_way(preset, trunks):
     """And so is the initial state, so that a run can go on in the other way."""
     config = load_config(f"configs/tiny.py:{preset}").unlock()

@@ -205,6 +205,7 @@ def test_quantities_have_three_digits(value, text):
     assert quantity(value, "B") == text
 
 
+@pytest.mark.long
 def test_a_benchmark_is_json_and_every_number_of_it_is_in_the_tables(tiny):
     config = tiny("decoupled", "beta_tc")
     result = benchmark(config, rounds=2, num_steps=2, startup=False)

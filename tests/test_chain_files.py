@@ -75,6 +75,7 @@ def test_the_means_of_a_denoising_chain_are_closer_to_each_other_than_its_draws(
     assert (spreads[1] < spreads[0]).all()
 
 
+@pytest.mark.long
 def test_more_chains_and_more_steps_leave_the_first_states_as_they_are(noisy, monkeypatch):
     run = opened(noisy)
     few = chains_of(run, 3, chain="denoising", num_steps=8)

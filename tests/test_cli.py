@@ -93,6 +93,7 @@ def test_a_bad_flag_of_the_benchmark_is_one_line(capsys, tmp_path, arguments, sa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_an_estimate_is_a_paragraph_and_trains_nothing(capsys, tmp_path):
     command = ["train", *TINY, "--workdir", str(tmp_path / "run"), "--estimate"]
     assert main(command) == 0

@@ -180,6 +180,7 @@ def test_samples_are_decoded_draws_of_the_prior_through_the_flow(method):
     np.testing.assert_allclose(samples["z"], z, atol=1e-4)
 
 
+@pytest.mark.long
 def test_evaluation_refuses_other_data_and_keeps_the_old_result(method, tmp_path):
     _, _, _, data, config = method
     vaejax.fit(config, tmp_path, quiet=True)

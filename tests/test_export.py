@@ -1,4 +1,4 @@
-"""An export is used by JAX and NumPy alone, gives what the model gives, and is never lost."""
+"""An export is used by JAX without us, gives what the model gives, and is never lost."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import one_line
+from conftest import one_line, some_long
 
 import vaejax
 from vaejax import artifact
@@ -33,17 +33,18 @@ np.savez("../found.npz", **found)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with batch norm and a flow, and a density fitted to its codes."""
+    """A run with batch norm, a flow and a critic, and a density fitted to its codes."""
     config = vaejax.load_config("configs/tiny.py:digits")
     config.encoders.mlp.batch_norm = config.decoders.mlp.batch_norm = True
+    config.regularizer = "factor"  # whose critic is no part of a model
     workdir = tmp_path_factory.mktemp("export") / "run"
     vaejax.fit(config, workdir, quiet=True)
     vaejax.fit_density(workdir, "gaussian")
     return workdir
 
 
-@pytest.mark.parametrize("source", ["prior", "gaussian"])
-def test_a_process_with_jax_and_numpy_alone_finds_the_same(run, tmp_path, source):
+@pytest.mark.parametrize("source", some_long(["prior", "gaussian"], ["gaussian"]))
+def test_a_process_without_us_finds_the_same(run, tmp_path, source):
     vaejax.export(run, tmp_path / "out", source=source, platforms=["cpu"])
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     how = "\n".join(card["how"]).replace("\nz = embed", "\nx0 = x\nz = embed")
@@ -80,6 +81,7 @@ def test_the_arrays_are_the_weights_and_the_card_tells_all_files(run, tmp_path):
             leaf = leaf[part]
         np.testing.assert_array_equal(weights[name], leaf)
     assert card["config"] == json.loads(json.dumps(config.to_dict()))
+    assert "critic" in state.params
     assert not any("critic" in name for name in weights.files)
 
 
@@ -100,6 +102,18 @@ def test_what_is_there_is_replaced_only_if_told_and_only_an_export(
     vaejax.export(run, out, replace=True)
     assert (out / "weights.npz").read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    (tmp_path / "link").symlink_to(out)
+    monkeypatch.setattr(artifact, "_npz", lambda arrays: b"newer")
+    vaejax.export(run, tmp_path / "link", replace=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (out / "weights.npz").read_bytes() == b"newer"
+    (out / "notes.txt").write_text("mine")
+    with one_line("has 'notes.txt' besides an export"):
+        vaejax.export(run, out, replace=True)
+    assert (out / "notes.txt").read_text() == "mine"
+    with one_line("no platform; at least one of cpu"):
+        vaejax.export(run, tmp_path / "none", platforms=[])
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years")

@@ -64,6 +64,7 @@ def hold(path, is_held):
         time.sleep(600)
 
 
+@pytest.mark.long
 def test_a_folder_has_one_trainer_and_a_killed_one_leaves_it(tmp_path, twin):
     folder, context = tmp_path / "run", multiprocessing.get_context("spawn")
     folder.mkdir()

@@ -261,7 +261,8 @@ def test_what_codes_without_noise_have_is_not_called_an_elbo():
     rows = [{"step": step, "elbo": 1.0, "kl": 2.0, "reconstruction": 3.0} for step in range(5)]
     titles = {
         has_density: {
-            axes.get_title() for axes in training_curves(rows, has_density=has_density).axes
+            axes.get_title(loc="left")
+            for axes in training_curves(rows, has_density=has_density).axes
         }
         for has_density in (True, False)
     }

@@ -47,6 +47,7 @@ def first_of(folder, step=BAD_STEP):
     return json.loads((folder / "replays" / f"step={step}" / "report.json").read_text())["first"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("most", [1, 20])
 def test_the_step_is_found_though_nothing_is_logged_there(tmp_path, most):
     dataset = data(1e30)
@@ -84,6 +85,7 @@ def test_parameters_of_no_use_are_named_before_all_that_they_spoil(tmp_path, gro
     assert {each.stage for each in found.findings} == set(STAGES)
 
 
+@pytest.mark.long
 def test_an_update_that_overflows_is_blamed_on_the_update(tmp_path):
     row = {"schedules.constant.learning_rate": 1e38, "optimizer": "sgd", "prior": "standard_normal"}
     made = config()

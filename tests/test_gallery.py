@@ -88,6 +88,7 @@ def inside(figure, axes):
     return min(box.x0, box.y0) >= -1e-6 and max(box.x1, box.y1) <= 1 + 1e-6
 
 
+@pytest.mark.long
 def test_all_figures_of_points_leave_out_those_of_images(moons):
     assert set(FIGURES) - set(chosen_figures(moons, ["all"])) == IMAGES_ONLY
     assert run_figures(moons, ["pockets", "all"]).keys() == FIGURES.keys() - IMAGES_ONLY
@@ -152,6 +153,7 @@ def test_models_of_other_dimensions_share_the_example_of_their_factors(digits):
         factors(next(iter(digits.values())), example=10_000)
 
 
+@pytest.mark.long
 def test_files_of_arrays_make_the_same_figure(points, tmp_path):
     shutil.copytree(points[1], tmp_path / "run")
     names = ["leakage", "architecture", "coupling", "interpolations"]
@@ -187,6 +189,7 @@ def test_four_figures_are_the_default_and_a_pair_has_files_of_its_own(
     assert not (other / "figures").exists()
 
 
+@pytest.mark.long
 def test_an_animation_goes_around_and_ends_where_it_begins(moons, tmp_path):
     arrays = {label: round_trip(each, frames=4) for label, each in moons.items()}
     for each in arrays.values():

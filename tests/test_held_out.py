@@ -58,6 +58,7 @@ def test_a_run_records_its_division_and_hash_and_watches_the_validation_split(ru
     )
 
 
+@pytest.mark.long
 def test_every_split_is_evaluated_by_name_and_figures_draw_validation(run):
     folder, _ = run
     results = {
@@ -116,6 +117,7 @@ def test_a_config_can_promise_its_data(run, tmp_path):
     assert not (tmp_path / "broken").exists()
 
 
+@pytest.mark.long
 def test_figures_of_a_run_with_a_validation_split(tmp_path):
     config = vaejax.load_config("configs/tiny.py:digits").unlock()
     config.splits.update(SPLITS)

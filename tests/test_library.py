@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -62,6 +63,7 @@ def moons(tmp_path_factory):
     return workdir, *vaejax.load(workdir)
 
 
+@pytest.mark.long
 def test_nothing_depends_on_how_many_are_taken_at_once(moons, monkeypatch):
     _, model, state, config = moons
     x, key = vaejax.observed(config), jax.random.key(5)
@@ -160,20 +162,58 @@ def test_a_kernel_is_a_name_or_a_function(moons):
     assert default["mmd"] == found["imq"]
     with one_line("unknown kernel 'imk'; did you mean 'imq'"):
         vaejax.mmd_to_prior(2.0, "imk")
+    with one_line("kernel is 5; a name, or a function"):
+        vaejax.mmd_to_prior(2.0, 5)
+
+
+@pytest.mark.parametrize("cost", [vaejax.kl, [vaejax.reconstruction], None, lambda model: {}])
+def test_what_is_no_cost_is_refused_when_a_loss_is_composed(cost):
+    with one_line("is no cost, a function of .model, terms, key, step."):
+        vaejax.loss_of(vaejax.reconstruction, cost)
+    with one_line("a loss of no costs"):
+        vaejax.loss_of()
+
+
+def test_raw_floats_of_fewer_bits_are_x(moons):
+    _, model, state, config = moons
+    x = vaejax.observed(config)[:5]
+    few = jnp.asarray(x, jnp.bfloat16)
+    np.testing.assert_array_equal(
+        vaejax.embed(model, state, few), vaejax.embed(model, state, np.float32(few))
+    )
 
 
 def test_bad_input_is_refused_in_one_line(moons):
     _, model, state, config = moons
-    with one_line("x is of type uint8, as raw rows are; `observed`"):
+    with one_line("x is of type uint8, not of floats; `observed`"):
         vaejax.embed(model, state, np.zeros((3, 2), np.uint8))
     with one_line(r"x has shape \(2,\); this model has x of \(N, 2\)"):
         vaejax.encode(model, state, np.zeros(2))
     with one_line(r"z has shape \(5, 3\); codes have 2 numbers"):
         vaejax.decode(model, state, np.zeros((5, 3)))
-    with one_line("0 is no key; jax.random.key"):
-        vaejax.sample(model, state, 0)
-    with one_line("0 samples asked for"):
-        vaejax.sample(model, state, jax.random.key(0), 0)
+    x = np.zeros((3, 2), np.float32)
+    for key in (0, jax.random.split(jax.random.key(0)), x, None):
+        for drawn in (vaejax.sample, lambda *given: vaejax.log_prob(*given[:2], x, given[2])):
+            with one_line("is not one key; jax.random.key"):
+                drawn(model, state, key)
+    for count in (0, 2.5, "3", None):
+        with one_line("samples asked for; a whole number"):
+            vaejax.sample(model, state, jax.random.key(0), count)
+        with one_line("samples asked for; a whole number"):
+            vaejax.log_prob(model, state, x, jax.random.key(0), count)
+    for given in ((state, model), (model, state.params), (model.bind(state.variables()), state)):
+        for function in (vaejax.embed, vaejax.decode, vaejax.encode):
+            with one_line("the first two arguments are a model and its state"):
+                function(*given, x)
+    with one_line("codes are real numbers"):
+        vaejax.decode(model, state, x + 1j)
+    for config_of in (vaejax.fit, lambda given, folder: vaejax.fit(dict(given=given), folder)):
+        with one_line("a config is a ConfigDict, not of type"):
+            config_of("configs/tiny.py", "nowhere")
+    with one_line("unknown option 'importance_sample'; did you mean 'importance_samples'"):
+        vaejax.evaluate("nowhere", importance_sample=3)
+    with one_line("step is -1"):
+        vaejax.batch_rows(vaejax.dataset_from(config), 0, -1, 5)
     with one_line("did you mean 'test'"):
         vaejax.observed(config, "tset")
     with one_line(r"rows have shape \(4, 3\) and type float64; those of 'two_moons' are \(N, 2\)"):

@@ -98,6 +98,7 @@ def test_no_metric_depends_on_how_much_is_computed_at_once(monkeypatch):
         assert after[name]["value"] == pytest.approx(each["value"], rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sets", [("random", "floor"), ("reconstructions", "low_posterior")])
 def test_sets_that_are_left_out_change_no_number_of_the_others(sets):
     one = subject_of(prior="decoupled")

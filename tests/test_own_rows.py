@@ -1,5 +1,7 @@
 """A method or another part of the user's own: a function in our table, and a row in a config."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -37,6 +39,15 @@ def get_config():
 """
 
 
+OPENING = [
+    *([name, "--workdir", "nowhere"] for name in ("train", "evaluate", "figures", "replay")),
+    ["sample", "--workdir", "nowhere", "--num", "1"],
+    ["export", "--workdir", "nowhere", "--out", "there"],
+    ["fit-density", "--workdir", "nowhere"],
+    ["report", "nowhere"],
+]
+
+
 @pytest.fixture
 def mine(tmp_path):
     """A config file that adds a regularizer, which is gone again after the test."""
@@ -69,9 +80,25 @@ def test_a_regularizer_of_ones_own_is_trained_loaded_and_evaluated(mine, tmp_pat
     capsys.readouterr()
     mine.write_text("1 / 0")
     assert main([*command, "--parts", str(mine)]) == 2
-    assert (
-        capsys.readouterr().err == f"vaejax: error: {mine}: ZeroDivisionError: division by zero\n"
-    )
+    said = f"vaejax: error: {mine}: ZeroDivisionError: division by zero\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("command", OPENING, ids=lambda command: command[0])
+def test_every_command_that_opens_a_run_executes_parts(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    (tmp_path / "beside_first.py").write_text("")
+    first.write_text("import beside_first, pathlib\npathlib.Path(__file__ + '.done').touch()")
+    second.write_text("raise SystemExit(0)")
+    assert main([*command, "--parts", str(first), "--parts", str(second)]) == 2
+    assert capsys.readouterr().err == f"vaejax: error: {second}: SystemExit: 0\n"
+    assert (tmp_path / "first.py.done").exists()
+    for path, said in (("", "'' is a folder"), (tmp_path / "frist.py", "did you mean")):
+        assert main([*command, "--parts", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
 
 
 def test_only_the_row_that_is_chosen_may_be_ones_own_and_its_values_are_plain():

@@ -181,6 +181,7 @@ def test_derivatives_of_one_example_do_not_touch_another():
     np.testing.assert_allclose(loss(shifted, batch())[0], np.mean(alone), rtol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoder", [False, True])
 def test_kernels_of_a_spectrally_normalized_decoder_come_to_have_norm_one(encoder):
     model, _ = method("rae_sn", (("encoder", encoder),))

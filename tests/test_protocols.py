@@ -62,6 +62,7 @@ def test_results_do_not_depend_on_the_number_of_devices(workdir, result, tmp_pat
         assert one["metrics"][name]["value"] == pytest.approx(row["value"], rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.long
 def test_the_parts_of_the_information_add_up_to_the_kl_of_the_codes(workdir, result):
     subject = opened(workdir).subject(Protocol(counts=COUNTS))
     codes = subject.reference

@@ -175,5 +175,5 @@ def test_the_names_that_the_pages_list_are_those_of_the_tables():
         assert f"`{name}`" in PAGES
     for path in re.findall(r"`(vaejax/[a-z_./]*|tests/[a-z_./]*|configs/[a-z_.]*)", PAGES):
         assert (ROOT / path.split(":")[0]).exists(), path
-    for path in re.findall(r"\]\(([a-z_./]+)\)", README):
+    for path in re.findall(r"\]\((?!https?:)([^)#]+)", README):
         assert (ROOT / path).exists(), path

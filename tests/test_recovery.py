@@ -111,6 +111,7 @@ def test_an_interrupted_run_skips_and_counts_as_the_other(twin, tmp_path):
         assert_same_files(tmp_path / "run", twin)
 
 
+@pytest.mark.long
 def test_replay_passes_over_steps_that_were_skipped(twin):
     run = Run(skip(), twin, dataset_from(skip(), data(1e30)))
     assert replay(run, 12).step == 12
@@ -151,6 +152,7 @@ def test_replicas_skip_each_for_itself():
     assert metrics["skipped"].tolist() == [0.0, 1.0, 1.0]
 
 
+@pytest.mark.long
 def test_a_lowered_rate_is_that_of_a_run_with_a_lower_rate(tmp_path, capsys):
     """Without a checkpoint before: from the start, where powers of two change no digit."""
     fit(lower(), tmp_path / "lowered", quiet=False)

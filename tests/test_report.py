@@ -186,6 +186,7 @@ def test_what_cannot_be_drawn_is_left_out(tmp_path):
         write_figures(tmp_path, names=["samples"])
 
 
+@pytest.mark.long
 def test_more_than_two_dimensions_begin_with_samples(flat):
     text = flat[1].read_text()
     assert 'id="explorer"' not in text

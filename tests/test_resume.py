@@ -258,6 +258,7 @@ def assert_finite_checkpoints(folder):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)), state.step
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_stops_with_step_and_term_again_and_again(tmp_path):
     config = config_of(regularizer="none", num_steps=12, log_every=1, checkpoint_every=3)
     config.datasets.two_moons.num_train = 12 * 24  # every example is seen once

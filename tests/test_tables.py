@@ -50,6 +50,7 @@ def result_of(workdir):
     return json.loads((workdir / "table.json").read_text())
 
 
+@pytest.mark.long
 def test_every_number_is_that_of_its_runs(filled):
     (part,) = result_of(filled)["datasets"].values()
     rows = [row for row in part["rows"] if row["prior"] != "control"]

@@ -100,6 +100,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("config", "types"):  # their names are in examples
+        return importlib.import_module(f"vaejax.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'vaejax' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -1,4 +1,4 @@
-"""A model in a folder that JAX and NumPy alone can use: programs, plain arrays and a JSON card.
+"""A model in a folder that JAX can use without us: programs, plain arrays and a JSON card.
 
 The programs are StableHLO, serialized by `jax.export`, for any number of rows and for each platform
 of PLATFORMS.  Arrays are their arguments, so that the weights are there once, as arrays.
@@ -82,14 +82,18 @@ def export(
     """Write the run's decoder, sampler and encoder mean to the folder `out`.  -> its files.
 
     `card.json` says what they are, how to call them and what is safe; `weights.npz` has the arrays.
-    source: the prior, or a density fitted to the codes, which the sampler draws from.  Raises
-    ValueError where `load` and `sourced` do, for an unknown platform, and where `out` is there,
-    unless it is an earlier export and `replace` says so.
+    The programs need jax, numpy and flatbuffers; the arrays NumPy alone.  source: the prior, or a
+    density fitted to the codes, which the sampler draws from.  Raises ValueError where `load` and
+    `sourced` do, for an unknown platform or none, and where `out` is there, unless it is an earlier
+    export with nothing besides and `replace` says so.
 
     >>> [path.name for path in vaejax.export("runs/digits", "exported")]
     ['card.json', 'decode.jax', 'embed.jax', 'sample.jax', 'weights.npz']
     """
     workdir, out = Path(workdir), Path(out)
+    out = out.resolve() if out.is_symlink() else out
+    if not platforms:
+        raise ValueError(f"no platform; at least one of {', '.join(PLATFORMS)}")
     for name in platforms:
         if name not in PLATFORMS:
             raise unknown("platform", name, PLATFORMS)
@@ -199,11 +203,15 @@ def _check_free(out: Path, replace: bool) -> None:
     if not out.exists():
         return
     try:
-        is_ours = read_json(out / CARD)["format"].startswith("vaejax export")
+        card = read_json(out / CARD)
+        is_ours = card["format"].startswith("vaejax export")
+        ours = {CARD, *card["sha256"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        is_ours = False
+        is_ours, ours = False, set()
     if not is_ours:
         raise ValueError(f"{out} is there and no export of vaejax; take another folder")
+    if others := sorted({path.name for path in out.iterdir()} - ours):
+        raise ValueError(f"{out} has {others[0]!r} besides an export; take another folder")
     if not replace:
         raise ValueError(f"{out} has an export; take another folder, or --replace it")
 

@@ -31,7 +31,7 @@ _CONFIG_HELP = """
 Any key of the config can be overridden, for example
   --config.prior=decoupled --config.regularizer=beta_tc --config.regularizers.beta_tc.beta=6
 """
-_PARTS_HELP = "file.py, executed for the parts of your own that it puts into our tables"
+_PARTS_HELP = "file.py, executed for the parts of your own that it puts into our tables; repeatable"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute_parts(arguments: argparse.Namespace) -> None:
-    if getattr(arguments, "parts", None) is not None:
+    for path in getattr(arguments, "parts", []):
         from vaejax.config import executed
 
-        executed(arguments.parts)
+        executed(path)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
             "--other-data", action="store_true", help="although the run was trained on other data"
         )
 
-    export = _command(commands, "export", _export, "write decoder and sampler for JAX alone")
+    export = _command(
+        commands, "export", _export, "write decoder and sampler for use without vaejax"
+    )
     export_flags(export)
     for command in (evaluate, sample, figures, export):
         command.add_argument(
@@ -104,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     replay_command(commands)
     report_command(commands)
     for command in commands.choices.values():  # all those that open a run
-        command.add_argument("--parts", metavar="F", help=_PARTS_HELP)
+        command.add_argument("--parts", action="append", default=[], metavar="F", help=_PARTS_HELP)
     table_command(commands)
     bench_command(commands)
     data_commands(commands)

@@ -4,12 +4,15 @@ x is what p(x|z) is a density of, (N, *X) floats: `observed` makes it of the raw
 as training and evaluation do.  z is (N, D).  All arrays may be longer than what the device takes at
 once.  Nothing is drawn but from a key that is given, and a draw depends on the key and on the
 example's position alone: neither on the batch size nor on how many there are beside it.  With a
-density that was fitted to the codes (`sourced`) for a prior, all of it is of that density.
+density that was fitted to the codes (`sourced`) for a prior, all of it is of that density.  These
+functions compile and cut into blocks themselves, and are not for use under `jit`: there,
+`model.apply(state.variables(), ...)` is.
 """
 
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,6 +35,7 @@ from vaejax.training.validation import num_at_once, over_split
 from vaejax.types import Array
 
 _OBSERVED_AT_ONCE = 4_096
+_FIRST = "the first two arguments are a model and its state, as `vaejax.load` gives them"
 
 
 def observed(
@@ -68,8 +72,8 @@ def encode(model: VAE, state: TrainState, x: np.ndarray | Array) -> Any:
     """q(z|x), a distrax distribution with batch (N,) and event (D,).  x: (N, *X).
 
     `.mean()` is `embed`, `.sample(seed=key)` a draw.  That of an autoencoder without noise has all
-    its mass in one point.  Raises ValueError for raw rows, another shape, and a posterior without
-    closed form.
+    its mass in one point.  Raises ValueError for integers (raw rows), another shape, and a
+    posterior without closed form.
 
     >>> q = vaejax.encode(model, state, vaejax.observed(config, "test"))
     >>> q.batch_shape, q.event_shape
@@ -86,7 +90,7 @@ def encode(model: VAE, state: TrainState, x: np.ndarray | Array) -> Any:
 def embed(model: VAE, state: TrainState, x: np.ndarray | Array) -> np.ndarray:
     """The mean of q(z|x): a function of x, without a draw.  x: (N, *X) -> (N, D) float32.
 
-    Raises ValueError for raw rows and another shape.
+    Raises ValueError for integers (raw rows) and another shape.
 
     >>> z = vaejax.embed(model, state, vaejax.observed(config, "test"))
     >>> z.shape
@@ -103,7 +107,11 @@ def decode(model: VAE, state: TrainState, z: np.ndarray | Array) -> np.ndarray:
     >>> vaejax.decode(model, state, [[0.0, 0.0], [1.0, 2.0]]).shape
     (2, 8, 8, 1)
     """
-    z = np.asarray(z, np.float32)
+    _check_model(model, state)
+    z = np.asarray(z)
+    if not jnp.issubdtype(z.dtype, np.floating) and not np.issubdtype(z.dtype, np.integer):
+        raise ValueError(f"z is of type {z.dtype}; codes are real numbers")
+    z = z.astype(np.float32)
     if z.ndim < 1 or z.shape[-1] != model.posterior.latent_dim or not z.size:
         raise ValueError(f"z has shape {z.shape}; codes have {model.posterior.latent_dim} numbers")
     flat = z.reshape(-1, z.shape[-1])
@@ -115,16 +123,15 @@ def sample(model: VAE, state: TrainState, key: Array, num_samples: int = 64) -> 
     """Decoded draws of the prior, without observation noise.  -> (num_samples, *X) float32.
 
     The i-th is a function of the key and of i: the first ten of a thousand are the ten.  Raises
-    ValueError for what is no key (`jax.random.key`), and for fewer than 1.
+    ValueError for what is no key (`jax.random.key`), and for a number that is not a whole one from
+    1 on.
 
     >>> vaejax.sample(model, state, jax.random.key(0), 16).shape
     (16, 8, 8, 1)
     """
     _check_key(key)
-    if num_samples < 1:
-        raise ValueError(f"{num_samples} samples asked for; at least 1")
-    drawn = functools.partial(_drawn, key=key)
-    return _over_blocks(drawn, model, state, np.arange(num_samples), ("decoder",))
+    drawn, count = functools.partial(_drawn, key=key), _count(num_samples)
+    return _over_blocks(drawn, model, state, np.arange(count), ("decoder",))
 
 
 def log_prob(
@@ -137,8 +144,8 @@ def log_prob(
     """A bound on log p(x) by importance sampling from q(z|x) (arXiv 1509.00519, eq. 8).
 
     x: (N, *X) -> (N,) nats, float64: below log p(x) in expectation, less so with more samples of
-    each; with one it is the ELBO of one draw.  Raises ValueError for raw rows, another shape, a
-    posterior without density, and without samples.
+    each; with one it is the ELBO of one draw.  Raises ValueError for integers (raw rows), another
+    shape, a posterior without density, and a number of samples that is not a whole one from 1 on.
 
     >>> x = vaejax.observed(config, "test")[:10]
     >>> vaejax.log_prob(model, state, x, jax.random.key(0), num_samples=5).shape
@@ -151,7 +158,7 @@ def log_prob(
         model,
         state.variables(),
         _checked(model, x),
-        num_samples=num_samples,
+        num_samples=_count(num_samples),
         transform=scaled(1.0),
         key=key,
     )
@@ -192,6 +199,7 @@ def _over_blocks(
     rows: np.ndarray,
     parts: tuple[str, ...],
 ) -> Any:
+    _check_model(model, state)
     variables, x_shape = state.variables(), model.decoder.x_shape  # type: ignore[attr-defined]
     most = num_at_once(model, variables, x_shape, parts)
     return over_split(lambda block, _: function(model, variables, block), rows, most)
@@ -199,15 +207,34 @@ def _over_blocks(
 
 def _checked(model: VAE, x: Any) -> np.ndarray:
     """x as float32.  Raises ValueError."""
+    if not isinstance(model, VAE):
+        raise ValueError(_FIRST)
     x, x_shape = np.asarray(x), model.decoder.x_shape  # type: ignore[attr-defined]
-    if not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"x is of type {x.dtype}, as raw rows are; `observed` makes x of them")
+    if not jnp.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"x is of type {x.dtype}, not of floats; `observed` makes x of raw rows")
     if x.shape[1:] != tuple(x_shape) or not x.ndim or not len(x):
         shape = ", ".join(map(str, ("N", *x_shape)))
         raise ValueError(f"x has shape {x.shape}; this model has x of ({shape})")
     return x.astype(np.float32)
 
 
+def _check_model(model: Any, state: Any) -> None:
+    if not isinstance(model, VAE) or not isinstance(state, TrainState) or model.scope is not None:
+        raise ValueError(_FIRST)
+
+
 def _check_key(key: Any) -> None:
-    if not jnp.issubdtype(getattr(key, "dtype", np.dtype(int)), jax.dtypes.prng_key):
-        raise ValueError(f"{key!r} is no key; jax.random.key(0) is one")
+    is_key = jnp.issubdtype(getattr(key, "dtype", np.dtype(int)), jax.dtypes.prng_key)
+    if not is_key or key.shape != ():
+        shape = getattr(key, "shape", "")
+        raise ValueError(f"{type(key).__name__} {shape} is not one key; jax.random.key(0) is")
+
+
+def _count(num_samples: Any) -> int:
+    try:
+        count = operator.index(num_samples)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"{num_samples!r} samples asked for; a whole number from 1 on")
+    return count

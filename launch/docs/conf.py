@@ -95,6 +95,16 @@ def _with_modules(app, docname, source):
     source[0] = re.sub(r"^\[modules of (.*)\]$", _modules, source[0], flags=re.MULTILINE)
 
 
+def _folders(app, docname, source):
+    """A link to a folder becomes one to the page of the room; of another folder, its name stays."""
+    source[0] = re.sub(r"\[([^\]\n]+)\]\((?!https?:)([\w./-]+)/\)", _page, source[0])
+
+
+def _page(found) -> str:
+    room = f"launch/docs/rooms/{Path(found[2]).name}.md"
+    return f"[{found[1]}](/{room})" if (ROOT / room).exists() else found[1]
+
+
 def _modules(found) -> str:
     names = []
     for name in found[1].split(", "):
@@ -122,3 +132,4 @@ def setup(app):
     app.connect("autodoc-process-docstring", _restructured)
     app.connect("autodoc-process-signature", _shortened)
     app.connect("source-read", _with_modules)
+    app.connect("source-read", _folders)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ _MAY_CHANGE = (*_PLACES, "recovery:", "recoveries.")  # while a run is interrupt
 _DATA = (*_PLACES, "dataset:", "datasets.", "data_sha256:")
 
 
-def load_config(path: str) -> ConfigDict:
+def load_config(path: str | Path) -> ConfigDict:
     """The config of `file.py`, `file.py:preset` (its `get_config`) or `config.json`.
 
     Raises ValueError when there is no such file or it holds no config.
@@ -36,13 +37,13 @@ def load_config(path: str) -> ConfigDict:
     >>> vaejax.load_config("configs/digits.py").dataset
     'digits'
     """
-    name, _, preset = path.partition(":")
+    name, _, preset = str(path).partition(":")
     if name.endswith(".json"):
         return _read_json(_existing(name))
     module = executed(name)
     try:
         config = module.get_config(preset) if preset else module.get_config()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(name, error) from error
     if not isinstance(config, ConfigDict):
         raise ValueError(f"{name}: get_config returned no ConfigDict but {config!r}")
@@ -52,29 +53,34 @@ def load_config(path: str) -> ConfigDict:
 def executed(path: str | Path) -> Any:
     """The module of a Python file, such as one that puts parts of the user's own into our tables.
 
-    Raises ValueError when there is no such file or it fails.
+    It may import what lies beside it.  Raises ValueError when there is no such file, it fails or it
+    exits.
     """
     file = _existing(path)
     spec = importlib.util.spec_from_file_location(f"vaejax_config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ValueError(f"{str(path)!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    if (folder := str(file.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # last: none of its names hides an installed one
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(path, error) from error
     return module
 
 
 def _existing(path: str | Path) -> Path:
     file, folder = Path(path), Path(path).parent
+    if file.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder, not a file")
     if not file.is_file():
         near = nearest(str(file), map(str, folder.iterdir())) if folder.is_dir() else ""
         raise ValueError(f"no file {str(path)!r}{near}")
     return file
 
 
-def _failed(path: str | Path, error: Exception) -> ValueError:
+def _failed(path: str | Path, error: BaseException) -> ValueError:
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return ValueError(f"{path}: {kind}{error}")
 

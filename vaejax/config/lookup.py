@@ -48,7 +48,7 @@ def validate(config: ConfigDict) -> None:
 
     A choice may name a row that is not ours, of plain values: `build` wants its function.
     """
-    tree: dict[str, Any] = config.to_dict()
+    tree = _tree(config)
     allowed: dict[str, Any] = default_config().to_dict()
     check_tree(_without_own_rows(tree, allowed), allowed, "config")
     for choice, table in CHOICES.items():
@@ -60,6 +60,13 @@ def validate(config: ConfigDict) -> None:
     if config.splits.validation + config.splits.test >= 1:
         fractions = f"{config.splits.validation} and {config.splits.test}"
         raise ValueError(f"config.splits takes {fractions} of the data; their sum must be below 1")
+
+
+def _tree(config: Any) -> dict[str, Any]:
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise ValueError(f"a config is a ConfigDict, not of type {kind}; `load_config` reads one")
+    return config.to_dict()
 
 
 def _without_own_rows(tree: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +164,7 @@ def build(
     Raises ValueError for a name that is not in the table, and for hyper-parameters that are not
     those of its function.
     """
-    tree: dict[str, Any] = config.to_dict()
+    tree = _tree(config)
     name = tree[kind]
     row = tree[CHOICES[kind]].get(name)
     if name not in table and row is not None and name not in default_config()[CHOICES[kind]]:
@@ -173,6 +180,13 @@ def build(
     except TypeError as error:
         raise ValueError(f"config.{CHOICES[kind]}.{name} is not its row: {error}") from error
     return table[name](*args, **keywords)
+
+
+def parts_flag(config: ConfigDict) -> str:
+    """What a command adds to open a run whose parts are not all ours: "" or " --parts FILE.py"."""
+    default = default_config()
+    is_own = any(config[kind] not in default[table] for kind, table in CHOICES.items())
+    return " --parts FILE.py" if is_own else ""
 
 
 def choice_text(config: ConfigDict, kind: str) -> str:

@@ -43,13 +43,16 @@ def batch_rows(
     """The raw train rows of one step, and the second, independent batch of the same size.
 
     Every epoch is a fresh permutation, a function of the seed.  -> for every one of `streams` an
-    array (batch_size, *X), uint8 or float32.  Raises ValueError for a batch larger than the split.
+    array (batch_size, *X), uint8 or float32.  Raises ValueError for a batch larger than the split
+    and a step below 0.
 
     >>> rows, others = vaejax.batch_rows(dataset, seed=0, step=0, batch_size=50)
     >>> rows.shape
     (50, 8, 8, 1)
     """
     train = dataset.splits["train"]
+    if step < 0:
+        raise ValueError(f"step is {step}; steps are counted from 0")
     return tuple(
         train[batch_indices(seed, step, len(train), batch_size, stream)] for stream in streams
     )

@@ -19,7 +19,7 @@ from vaejax.evaluation.comparison import Comparison, some
 from vaejax.evaluation.costs import split_costs
 from vaejax.evaluation.likelihood import importance_weighted_bound
 from vaejax.evaluation.metrics import Row, mean_row, metrics_of, timed
-from vaejax.evaluation.protocol import Protocol
+from vaejax.evaluation.protocol import Protocol, protocol_of
 from vaejax.evaluation.subject import Subject
 from vaejax.expost.fit import PRIOR, density_sha256, sourced
 from vaejax.objectives.regularizers import make_method
@@ -63,7 +63,7 @@ def evaluate(
 
     >>> elbo = vaejax.evaluate("runs/digits", importance_samples=0)["metrics"]["elbo"]["value"]
     """
-    workdir, protocol = Path(workdir), Protocol(**options)
+    workdir, protocol = Path(workdir), protocol_of(options)
     model, state, config = load(workdir, checkpoint)
     model, state = sourced(workdir, model, state, source)
     dataset = run_dataset(workdir, config, dataset, other_data)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,12 @@ class Protocol:
         tree = asdict(self)
         tree |= {name: list(tree[name]) for name in ("metrics", "thresholds", "sets")}
         return {**tree, "inception": None if self.inception is None else sha256}
+
+
+def protocol_of(options: Mapping[str, Any]) -> Protocol:
+    """The protocol with these fields.  Raises ValueError, for an unknown name with the nearest."""
+    allowed = [each.name for each in fields(Protocol)]
+    for name in options:
+        if name not in allowed:
+            raise unknown("option", name, allowed)
+    return Protocol(**options)

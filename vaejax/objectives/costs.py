@@ -156,13 +156,15 @@ def mmd_to_prior(
     kernel: a name in `vaejax.objectives.divergences.KERNELS` ("imq", "gaussian",
     "gaussian_median"), or a function of the two sets of draws.  unbiased: without the diagonals.
     axis_name: of the mapped device axis, if there is one.  In representation space: a flow prior's
-    samples carry gradients to the flow (arXiv 1706.02262).  Raises ValueError for an unknown name.
+    samples carry gradients to the flow (arXiv 1706.02262).  Raises ValueError for another kernel.
 
     >>> loss = vaejax.loss_of(vaejax.reconstruction, vaejax.kl(), vaejax.mmd_to_prior(10.0))
     """
     if isinstance(kernel, str) and kernel not in KERNELS:
         raise unknown("kernel", kernel, KERNELS)
     of_draws = KERNELS[kernel] if isinstance(kernel, str) else kernel
+    if not callable(of_draws):
+        raise ValueError(f"kernel is {kernel!r}; a name, or a function of the two sets of draws")
 
     def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
         z = gathered(terms.code.z, axis_name)

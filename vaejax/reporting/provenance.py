@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vaejax.config import choice_text, to_json, value_text
+from vaejax.config import choice_text, parts_flag, to_json, value_text
 from vaejax.expost import store
 from vaejax.expost.families import default_density_config
 from vaejax.expost.fit import PRIOR
@@ -162,17 +162,19 @@ def commands(runs: Sequence[OpenedRun], evaluations: Sequence[Mapping[str, Any]]
     lines = []
     for run, evaluation in zip(runs, evaluations, strict=True):
         config, folder = shlex.quote(f"{run.workdir}/config.json"), shlex.quote(str(run.workdir))
-        made = [f"vaejax train --config {config} --workdir {folder}"]
+        parts = parts_flag(run.config)
+        made = [f"vaejax train{parts} --config {config} --workdir {folder}"]
         if run.source != PRIOR:
-            made.append(f"vaejax fit-density --workdir {folder}{_fitted(run)}")
+            made.append(f"vaejax fit-density{parts} --workdir {folder}{_fitted(run)}")
         lines += [line for line in made if line not in lines]
         if evaluation:
             flags = source_flag(run) + _asked(evaluation)
-            lines.append(f"vaejax evaluate --workdir {folder}{flags}")
+            lines.append(f"vaejax evaluate{parts} --workdir {folder}{flags}")
     folders = dict.fromkeys(shlex.quote(str(run.workdir)) for run in runs)
     sources = dict.fromkeys(run.source for run in runs)
     flag = "" if list(sources) == [PRIOR] else f" --source {' '.join(map(shlex.quote, sources))}"
-    lines.append(f"vaejax report {' '.join(folders)}{flag}")
+    parts = max(parts_flag(run.config) for run in runs)
+    lines.append(f"vaejax report {' '.join(folders)}{flag}{parts}")
     return f"<pre><code>{escaped(chr(10).join(lines))}</code></pre>"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vaejax.config import saved_config
+from vaejax.config import parts_flag, saved_config
 from vaejax.data.arrays import Dataset
 from vaejax.evaluation.evaluate import evaluation_path, read_evaluation
 from vaejax.evaluation.plane import planes
@@ -165,6 +165,7 @@ def _metrics(
         which = f"<b>{page.escaped(label)}</b>: " if len(runs) > 1 else ""
         if not evaluation:
             command = f"vaejax evaluate --workdir {run.workdir}{source_flag(run)} --metrics all"
+            command += parts_flag(run.config)
             command = page.escaped(command)
             notes.append(f"{which}not evaluated yet; <code>{command}</code> does it.")
             continue

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vaejax.config import parts_flag
 from vaejax.expost.fit import PRIOR
 
 # Shown first, in this order; everything else follows in the order of the evaluation.
@@ -123,7 +124,8 @@ def _figures(config: Any, workdir: Path, source: str) -> list[str]:
     stems = [stem for stem in _LOOK_AT if stem != "latent" or config.latent_dim == 2]
     folder = workdir / "figures"
     missing = [stem for stem in stems if not (folder / f"{stem}{end}").is_file()]
-    hint = f" (drawn by: vaejax figures --workdir {workdir}{flag})" if missing else ""
+    command = f"vaejax figures --workdir {workdir}{flag}{parts_flag(config)}"
+    hint = f" (drawn by: {command})" if missing else ""
     lines, width = [f"look at, in {folder}{hint}"], max(map(len, stems)) + len(end)
     for stem in stems:
         first, *more = _LOOK_AT[stem].split("\n")

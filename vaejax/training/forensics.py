@@ -19,6 +19,7 @@ import numpy as np
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
+from vaejax.config import parts_flag
 from vaejax.data.batches import batch_rows
 from vaejax.progress import ProgressReport
 from vaejax.training.checkpoint import Checkpoints, saved_steps
@@ -193,7 +194,8 @@ def origin(run: Run, step: int, quiet: bool = True) -> str:
 
 def command_of(run: Run, step: int) -> str:
     """The command that takes the step again."""
-    return f"vaejax replay --workdir {shlex.quote(str(run.workdir))} --step {step}"
+    folder = shlex.quote(str(run.workdir))
+    return f"vaejax replay --workdir {folder} --step {step}{parts_flag(run.config)}"
 
 
 def write_replay(run: Run, found: Replay) -> Path:

@@ -37,8 +37,9 @@ def averaged_weights(states: Sequence[TrainState]) -> TrainState:
     """The last of `states`, with the mean of the parameters of all for evaluation and sampling.
 
     The mean is of what each of them evaluates with, as in arXiv 1803.05407, and so are statistics
-    of batch norm, which that paper would take anew from the data.  What is trained further is left
-    as it was.  Raises ValueError without states, and for those of different models.
+    of batch norm, which that paper would take anew from the data.  Parameters that are trained
+    further are left as they were.  They are to be states of one run: what is checked is that they
+    have one shape.  Raises ValueError without states, and for those of different shapes.
 
     >>> steps = vaejax.saved_steps("runs/digits")
     >>> states = [vaejax.load("runs/digits", step)[1] for step in steps]
