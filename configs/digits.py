@@ -20,6 +20,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.optimizer = "adamw"  # 1,500 images: without weight decay held-out ELBO soon falls
     config.optimizers.adamw.weight_decay = 0.3
     config.schedule = "cosine"
+    config.schedules.cosine.learning_rate = 3e-3  # at 1e-3 a flow does not catch up with the codes
     config.likelihoods.gaussian.mse_weight = 10.0
     config.regularizers.beta_b.capacity = 4.5
     config.regularizers.beta_b.capacity_steps = 5_000

@@ -143,6 +143,7 @@ def bound_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
     config = vaejax.load_config(str(CONFIGS / "digits.py")).unlock()
     config.num_steps, config.latent_dim = num_steps, LATENT
     config.prior, config.regularizer = "standard_normal", "beta_h"
+    config.schedules.cosine.learning_rate = LEARNING_RATE
     sweep = {"seed": list(seeds), "regularizers.beta_h.beta": BETAS}
     runs = replicas(config, sweep, folder / "digits")
     each: dict[str, list[list[float]]] = {}
@@ -172,7 +173,7 @@ def bound_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
         },
         "verdict": verdict(all(agreed["ELBO"]), not all(alone)),
         "protocol": f"digits, {LATENT} latent dimensions, else configs/digits.py with {num_steps} "
-        f"steps; all {len(_rows(runs[0]))} test images, nats, at the mean code; {DRAWS} "
+        f"steps at learning rate {LEARNING_RATE:g}; all {len(_rows(runs[0]))} test images, nats, at the mean code; {DRAWS} "
         "importance samples",
         "config_sha256": [config_sha256(run.config) for run in runs],
     }  # fmt: skip
