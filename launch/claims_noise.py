@@ -30,6 +30,7 @@ from vaejax.training.validation import make_split_terms
 ACTIVE, SCALE = 3, 0.2  # B5: units, exactly; learned scale over that of the noise, off by at most
 MOVES = 0.01  # B5: a unit is active whose mean has more variance than this
 BETAS = (0.25, 1.0, 4.0)  # C9
+LEARNING_RATE = 1e-3  # C9
 
 NOISE, DIM, LATENT = 0.1, 20, 8  # B5
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -173,8 +174,8 @@ def bound_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
         },
         "verdict": verdict(all(agreed["ELBO"]), not all(alone)),
         "protocol": f"digits, {LATENT} latent dimensions, else configs/digits.py with {num_steps} "
-        f"steps at learning rate {LEARNING_RATE:g}; all {len(_rows(runs[0]))} test images, nats, at the mean code; {DRAWS} "
-        "importance samples",
+        f"steps at learning rate {LEARNING_RATE:g}; all {len(_rows(runs[0]))} test images, nats, at "
+        f"the mean code; {DRAWS} importance samples",
         "config_sha256": [config_sha256(run.config) for run in runs],
     }  # fmt: skip
 
