@@ -174,8 +174,8 @@ def bound_claim(folder: Path, seeds: range, num_steps: int) -> dict[str, Any]:
         },
         "verdict": verdict(all(agreed["ELBO"]), not all(alone)),
         "protocol": f"digits, {LATENT} latent dimensions, else configs/digits.py with {num_steps} "
-        f"steps at learning rate {LEARNING_RATE:g}; all {len(_rows(runs[0]))} test images, nats, at "
-        f"the mean code; {DRAWS} importance samples",
+        f"steps at learning rate {LEARNING_RATE:g}; all {len(_rows(runs[0]))} test images, nats, "
+        f"at the mean code; {DRAWS} importance samples",
         "config_sha256": [config_sha256(run.config) for run in runs],
     }  # fmt: skip
 
