@@ -252,7 +252,7 @@ def load_path(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "methods"), [("digits", 6), ("digits8", 3), ("two_moons", 6), ("mnist", 6)]
+    ("name", "methods"), [("digits", 6), ("digits8", 2), ("two_moons", 6), ("mnist", 6)]
 )
 def test_the_tables_that_are_shown_have_configs(name, methods, tmp_path):
     table = load_table(f"configs/table_{name}.py")
