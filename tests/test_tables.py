@@ -251,11 +251,9 @@ def load_path(name):
     return Path(CONFIGS).absolute() / name
 
 
-@pytest.mark.parametrize(
-    ("name", "methods"), [("digits", 6), ("digits8", 2), ("two_moons", 6), ("mnist", 6)]
-)
-def test_the_tables_that_are_shown_have_configs(name, methods, tmp_path):
+@pytest.mark.parametrize("name", ["digits", "two_moons", "mnist"])
+def test_the_tables_that_are_shown_have_configs(name, tmp_path):
     table = load_table(f"configs/table_{name}.py")
     cells = cells_of(table, tmp_path, load_path("").absolute())
-    assert len(cells) == 2 * methods
+    assert len(cells) == 12
     assert {cell.config.regularizer for cell in cells} == {name for name, *_ in table.methods}
