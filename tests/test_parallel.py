@@ -182,7 +182,8 @@ def batch_norm_inputs():
     dataset = dataset_from(config)
     model, objective = make_method(config, dataset.x_shape, 16)
     state = initial_state(model, objective.players, 0, dataset.x_shape)
-    rows = batch_rows(dataset, 0, 0, config.batch_size)
+    # In the batch of step 0 a leaky unit is so near its kink that rounding may move it across.
+    rows = batch_rows(dataset, 0, 1, config.batch_size)
     return config, dataset, state.replace(opt_state={}), *rows
 
 
@@ -194,9 +195,7 @@ def test_batch_norm_gives_the_same_gradients_and_statistics_on_any_number_of_dev
     assert all(jax.tree.leaves(moved))
     for count in (2, 4):
         on_count = on_devices(config, dataset, state, *rows, count)
-        # Rounding may move a unit across the kink of its leaky ReLU, which changes the gradients of
-        # its channel by 2e-4 of the norm (seen for one of 32 channels, on one processor).
-        assert_close(reference, on_count, tolerance=5e-4)
+        assert_close(reference, on_count, tolerance=2e-4)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
