@@ -27,16 +27,21 @@ from vaejax.types import Array, Device
 AXIS = "data"
 
 
+def is_shared(axis_name: str | None) -> bool:
+    """Whether the mapped axis has other devices; a collective of one costs a copy of all it sees."""
+    return axis_name is not None and jax.lax.axis_size(axis_name) > 1
+
+
 def gathered(tree: Any, axis_name: str | None) -> Any:
     """The global batch on every device.  Leaves (B, ...) -> (global B, ...), in global order."""
-    if axis_name is None:
+    if not is_shared(axis_name):
         return tree
     return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis_name, tiled=True), tree)
 
 
 def averaged(tree: Any, axis_name: str | None) -> Any:
     """Mean over devices of every leaf; equal shards make it the mean over the global batch."""
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+    return jax.lax.pmean(tree, axis_name) if is_shared(axis_name) else tree
 
 
 def positions(num_rows: int, axis_name: str | None) -> Array:

@@ -9,7 +9,8 @@ from typing import Any
 
 from flax import linen as nn
 
-from vaejax.models.convolutions import Conv, ConvTranspose
+from vaejax.models.convolutions import Conv, ConvTranspose, batch_first
+from vaejax.parallel import is_shared
 from vaejax.types import Array
 
 VALID = ((0, 0), (0, 0))
@@ -60,11 +61,11 @@ class Layers:
 
     def leave(self, x: Array) -> Array:
         """What the layers give -> (B, H, W, C)."""
-        return x if self.lowering == "native" else x.transpose(3, 1, 2, 0)
+        return x if self.lowering == "native" else batch_first(x)
 
     def flat(self, x: Array) -> Array:
         """What the layers give -> (B, H W C)."""
-        x = self.leave(x)
+        x = x if self.lowering == "native" else x.transpose(3, 1, 2, 0)
         return x.reshape(len(x), -1)
 
     def dense(self, width: int) -> nn.Module:
@@ -113,5 +114,5 @@ class Layers:
             momentum=0.9,
             epsilon=epsilon,
             dtype=self.dtype,
-            axis_name=self.axis_name,
+            axis_name=self.axis_name if is_shared(self.axis_name) else None,
         )
