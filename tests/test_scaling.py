@@ -55,6 +55,16 @@ def test_what_a_step_is_said_to_communicate_is_in_the_compiled_program(tiny, reg
     assert (said.gathered > 0) == (regularizer != "none")
 
 
+@pytest.mark.parametrize("regularizer", some_long(["none", "beta_tc", "factor", "info"], ["info"]))
+def test_one_device_copies_nothing_in_the_name_of_others(tiny, regularizer):
+    config = tiny(regularizer=regularizer)
+    config.encoders.mlp.batch_norm = True
+    config.steps_per_dispatch = 1
+    assert sum(communication(config, dataset_from(config), 1)) == 0
+    assert sum(communication(config, dataset_from(config), 2)) > 0
+    assert set(compiled_collectives(config, 1).values()) == {0}
+
+
 def test_gradients_cost_the_same_for_any_batch_and_codes_in_proportion_to_it(tiny):
     def of(batch_size, num_devices):
         config = tiny()

@@ -28,7 +28,7 @@ AXIS = "data"
 
 
 def is_shared(axis_name: str | None) -> bool:
-    """Whether the mapped axis has other devices; a collective of one costs a copy of all it sees."""
+    """Whether the mapped axis has other devices; of one, a collective would copy all it sees."""
     return axis_name is not None and jax.lax.axis_size(axis_name) > 1
 
 
