@@ -223,3 +223,13 @@ def test_padding_is_that_of_lax(padding):
             )
             assert tuple(map(tuple, conv_pads(size, kernel, strides, padding))) == plain
             assert tuple(map(tuple, transposed_pads(kernel, strides, padding))) == transposed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_that_leaves_a_trunk_is_moved_bit_for_bit(dtype, channels):
+    image = np.random.default_rng(0).normal(size=(5, 4, 6, channels))
+    image = jnp.asarray(image * 10.0 ** np.arange(-3, 2)[:, None, None, None], dtype)
+    entered = image.transpose(3, 1, 2, 0)
+    np.testing.assert_array_equal(convolutions.batch_first(entered), image)
+    np.testing.assert_array_equal(jax.jit(convolutions.batch_first)(entered), image)

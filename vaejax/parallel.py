@@ -1,8 +1,8 @@
 """Every collective, and everything that depends on where an example lies.
 
 `axis_name` is the name of the mapped device axis, or None when nothing is mapped (plain `jit`);
-then gathering and averaging are the identity, so that one objective runs under `jit`, `pmap` and
-`vmap`.
+then, and on one device, gathering and averaging are the identity, so that one objective runs under
+`jit`, `pmap` and `vmap`.
 
 Several processes run the same program, each on its own devices, and see each other only here.  What
 a process places or fetches are arrays of its own; `pmapped` puts them together.
