@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax import lax
 
 from vaejax.models.layers import leaky
 from vaejax.probability import distrax
@@ -34,9 +35,35 @@ def coupling_masks(kind: str, latent_dim: int, num_blocks: int, percent: float) 
     return [first if block % 2 == 0 else ~first for block in range(num_blocks)]
 
 
-class _ConditionerNet(nn.Module):
-    """D -> width -> width -> D, shared by the scale and the shift of a block."""
+def _places(mask: np.ndarray) -> slice:
+    """Where `mask` is true, which is at even distances."""
+    places = np.flatnonzero(mask)
+    if places.size == 0:
+        return slice(0, 0, 1)
+    step = int(places[1] - places[0]) if places.size > 1 else 1
+    return slice(int(places[0]), int(places[-1]) + 1, step)
 
+
+class _PartialDense(nn.Module):
+    """A dense layer of `shape`, inputs and outputs, some of which are left out where it is used."""
+
+    shape: tuple[int, int]
+    kernel_init: Any = nn.linear.default_kernel_init
+
+    @nn.compact
+    def __call__(self, z: Array, inputs: slice, outputs: slice) -> Array:
+        kernel = self.param("kernel", self.kernel_init, self.shape)
+        bias = self.param("bias", nn.initializers.zeros, self.shape[1:])
+        return z @ kernel[inputs, outputs] + bias[outputs]
+
+
+class _ConditionerNet(nn.Module):
+    """D -> width -> width -> D, one for the scale and one for the shift of a block.
+
+    Its mask would make zeros of some inputs and leave their outputs unused; it goes without both.
+    """
+
+    passed: tuple[bool, ...]
     width: int
     leaky_slope: float
     zero_init: bool
@@ -44,10 +71,31 @@ class _ConditionerNet(nn.Module):
     @nn.compact
     def __call__(self, z: Array) -> Array:
         last_init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
-        out = z.shape[-1]
-        for _ in range(2):
-            z = leaky(self.leaky_slope)(nn.Dense(self.width)(z))
-        return nn.Dense(out, kernel_init=last_init)(z)
+        activation, passed, dim = leaky(self.leaky_slope), np.array(self.passed), len(self.passed)
+        first = _PartialDense((dim, self.width), name="Dense_0")
+        last = _PartialDense((self.width, dim), last_init, name="Dense_2")
+        z = activation(first(z, _places(passed), slice(None)))
+        z = activation(nn.Dense(self.width, name="Dense_1")(z))
+        return last(z, slice(None), _places(~passed))
+
+
+class _Sorting(distrax.Bijector):
+    """Puts the dimensions where `mask` is true before the others."""
+
+    def __init__(self, mask: np.ndarray) -> None:
+        super().__init__(event_ndims_in=1, is_constant_jacobian=True)
+        self._places, self._count = (_places(mask), _places(~mask)), int(mask.sum())
+
+    def forward_and_log_det(self, x: Array) -> tuple[Array, Array]:
+        parts = [x[..., places] for places in self._places]
+        return jnp.concatenate(parts, axis=-1), jnp.zeros(x.shape[:-1], x.dtype)
+
+    def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
+        parts, zero = (y[..., : self._count], y[..., self._count :]), jnp.zeros((), y.dtype)
+        around = [(p.start, y.shape[-1] - p.stop, p.step - 1) for p in self._places]
+        batch = [(0, 0, 0)] * (y.ndim - 1)
+        apart = [lax.pad(z, zero, [*batch, a]) for z, a in zip(parts, around, strict=True)]
+        return apart[0] + apart[1], jnp.zeros(y.shape[:-1], y.dtype)
 
 
 class CouplingFlow(nn.Module):
@@ -68,16 +116,24 @@ class CouplingFlow(nn.Module):
 
     def setup(self) -> None:
         net = (self.width, self.leaky_slope, self.zero_init)
-        self.scales = [_ConditionerNet(*net) for _ in range(self.num_blocks)]
-        self.shifts = [_ConditionerNet(*net) for _ in range(self.num_blocks)]
+        passed = [tuple(mask.tolist()) for mask in self._masks()]
+        self.scales = [_ConditionerNet(mask, *net) for mask in passed]
+        self.shifts = [_ConditionerNet(mask, *net) for mask in passed]
 
     def bijector(self) -> distrax.Chain:
         """g^-1 as a distrax bijector with event shape (D,)."""
-        masks = coupling_masks(self.mask, self.latent_dim, self.num_blocks, self.mask_percent)
-        blocks = [self._block(k, mask) for k, mask in enumerate(masks)]
-        return distrax.Chain(blocks[::-1])  # a chain applies its last element first
+        first = self._masks()[0]
+        blocks = [self._block(k, int(first.sum())) for k in range(self.num_blocks)]
+        chain = distrax.Chain(blocks[::-1])  # a chain applies its last element first
+        if not first[first.sum() :].any():  # dimensions that pass together are side by side
+            return chain
+        sorting = _Sorting(first)
+        return distrax.Chain([distrax.Inverse(sorting), chain, sorting])
 
-    def _block(self, k: int, mask: np.ndarray) -> distrax.MaskedCoupling:
+    def _masks(self) -> list[np.ndarray]:
+        return coupling_masks(self.mask, self.latent_dim, self.num_blocks, self.mask_percent)
+
+    def _block(self, k: int, split: int) -> distrax.SplitCoupling:
         def conditioner(passed: Array) -> tuple[Array, Array]:
             shift = self.shifts[k](passed)
             shift = jnp.tanh(shift) if self.t_activation == "tanh" else shift
@@ -87,5 +143,6 @@ class CouplingFlow(nn.Module):
             shift, log_scale = parameters
             return distrax.ScalarAffine(shift=shift, log_scale=log_scale)
 
-        parts: Any = {"conditioner": conditioner, "bijector": affine}
-        return distrax.MaskedCoupling(mask=jnp.asarray(mask), **parts)
+        swap = k % 2 == 1 and self.latent_dim > 1  # whether the dimensions behind `split` pass
+        parts: Any = {"conditioner": conditioner, "bijector": affine, "swap": swap}
+        return distrax.SplitCoupling(split, event_ndims=1, **parts)
