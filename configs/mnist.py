@@ -17,8 +17,6 @@ def get_config(preset: str = "") -> ConfigDict:
     config.dataset = "mnist"
     config.encoder = config.decoder = "mnist"
     config.num_steps = 100_000
-    config.schedule = "cosine"
-    config.schedules.cosine.learning_rate = 3e-3
     config.likelihoods.gaussian.mse_weight = 10.0
     config.regularizers.beta_b.capacity = 8.0
     config.regularizers.beta_b.capacity_steps = 50_000

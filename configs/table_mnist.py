@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
             "mnist.py",
             "num_steps=10000",
             "regularizers.beta_b.capacity_steps=5000",
+            "regularizers.factor.critic_width=256",
         ),
     )
     config.seeds = (0,)
