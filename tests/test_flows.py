@@ -134,6 +134,21 @@ def test_the_formula_tells_a_chain_in_the_wrong_order(row):
     np.testing.assert_allclose(wrong, by_hand(row, variables, z0, backwards), rtol=1e-4, atol=1e-4)
 
 
+@every_flow
+def test_what_a_mask_stops_takes_no_part(row):
+    _, variables, *maps = made(row)
+    poisoned = jax.tree.map(np.copy, variables)
+    for k, passed in enumerate(coupling_masks(row[2], row[0], row[1], row[3])):
+        for net in (poisoned["params"][f"scales_{k}"], poisoned["params"][f"shifts_{k}"]):
+            net["Dense_0"]["kernel"][~passed] = np.nan
+            net["Dense_2"]["kernel"][:, passed] = np.nan
+            net["Dense_2"]["bias"][passed] = np.nan
+    for way in maps:
+        jax.tree.map(
+            np.testing.assert_array_equal, way(poisoned, points(row)), way(variables, points(row))
+        )
+
+
 @some_flows
 def test_single_points_batches_scan_and_no_jit_agree(row):
     flow, variables, to_representation, _ = made(row)
