@@ -52,9 +52,7 @@ def communication(config: ConfigDict, dataset: Dataset, num_devices: int) -> Com
     shape, dtype = dataset.x_shape, dataset.splits["train"].dtype
     rows = jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
     batches = (rows,) if run.model.critic is None else (rows, rows)
-    return communication_of(
-        run.train_step(AXIS, {}), num_devices, jax.eval_shape(run.start), *batches
-    )
+    return communication_of(run.train_step(AXIS, {}), num_devices, run.shapes(), *batches)
 
 
 def communication_of(

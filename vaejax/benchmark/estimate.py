@@ -21,7 +21,7 @@ def num_parameters(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
     """Parameters by group, those without any left out; nothing is computed."""
     groups = {
         group: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-        for group, tree in jax.eval_shape(make_run(config, dataset).start).params.items()
+        for group, tree in make_run(config, dataset).shapes().params.items()
     }
     return {group: count for group, count in groups.items() if count}
 

@@ -30,7 +30,7 @@ def step_operations(config: ConfigDict, dataset: Dataset) -> int:
     shape, dtype = dataset.x_shape, dataset.splits["train"].dtype
     rows = jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
     batches = (rows,) if run.model.critic is None else (rows, rows)
-    return operations(run.train_step(None, {}), jax.eval_shape(run.start), *batches)
+    return operations(run.train_step(None, {}), run.shapes(), *batches)
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -44,17 +46,18 @@ def _places(mask: np.ndarray) -> slice:
     return slice(int(places[0]), int(places[-1]) + 1, step)
 
 
-class _PartialDense(nn.Module):
-    """A dense layer of `shape`, inputs and outputs, some of which are left out where it is used."""
+class _Layer(nn.Module):
+    """Kernel (inputs, outputs) and bias of a dense layer."""
 
     shape: tuple[int, int]
     kernel_init: Any = nn.linear.default_kernel_init
 
     @nn.compact
-    def __call__(self, z: Array, inputs: slice, outputs: slice) -> Array:
-        kernel = self.param("kernel", self.kernel_init, self.shape)
-        bias = self.param("bias", nn.initializers.zeros, self.shape[1:])
-        return z @ kernel[inputs, outputs] + bias[outputs]
+    def __call__(self) -> tuple[Array, Array]:
+        # Whenever it is read, Flax traces the initializer for its shape; these are many.
+        init = self.kernel_init if self.is_initializing() else nn.initializers.zeros
+        kernel = self.param("kernel", init, self.shape)
+        return kernel, self.param("bias", nn.initializers.zeros, self.shape[1:])
 
 
 class _ConditionerNet(nn.Module):
@@ -71,12 +74,22 @@ class _ConditionerNet(nn.Module):
     @nn.compact
     def __call__(self, z: Array) -> Array:
         last_init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
-        activation, passed, dim = leaky(self.leaky_slope), np.array(self.passed), len(self.passed)
-        first = _PartialDense((dim, self.width), name="Dense_0")
-        last = _PartialDense((self.width, dim), last_init, name="Dense_2")
-        z = activation(first(z, _places(passed), slice(None)))
-        z = activation(nn.Dense(self.width, name="Dense_1")(z))
-        return last(z, slice(None), _places(~passed))
+        dim, width = len(self.passed), self.width
+        layers = (
+            _Layer((dim, width), name="Dense_0")(),
+            _Layer((width, width), name="Dense_1")(),
+            _Layer((width, dim), last_init, name="Dense_2")(),
+        )
+        return _conditioned(z, layers, self.passed, self.leaky_slope)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))  # traced once for all blocks of a mask
+def _conditioned(z: Array, layers: Any, passed: tuple[bool, ...], leaky_slope: float) -> Array:
+    activation, mask = leaky(leaky_slope), np.array(passed)
+    (first, bias), (middle, middle_bias), (last, last_bias) = layers
+    z = activation(z @ first[_places(mask)] + bias)
+    z = activation(z @ middle + middle_bias)
+    return z @ last[:, _places(~mask)] + last_bias[_places(~mask)]
 
 
 class _Sorting(distrax.Bijector):

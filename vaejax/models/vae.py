@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 
 from vaejax.config import build
 from vaejax.models.convolutions import best_lowering
-from vaejax.models.initialization import evaluated_in_parts, quickly_compiled
+from vaejax.models.initialization import evaluated_by_numpy
 from vaejax.models.layers import Layers
 from vaejax.models.likelihoods import LIKELIHOODS, event_log_prob
 from vaejax.models.networks import DECODERS, ENCODERS, TRUNKS, smallest_map
@@ -141,24 +142,12 @@ def _check_fit(kind: str, config: ConfigDict, x_shape: tuple[int, ...]) -> None:
 
 def initial_variables(model: VAE, key: Array, x_shape: tuple[int, ...]) -> tuple[dict, dict]:
     """(params, stats): every group of GROUPS is a key of params, empty where it has none."""
-    return make_initial_variables(model, x_shape)(key)
+    return evaluated_by_numpy(functools.partial(traced_variables, model, x_shape))(key)
 
 
-def make_initial_variables(
-    model: VAE, x_shape: tuple[int, ...]
-) -> Callable[[Array], tuple[dict, dict]]:
-    """`initial_variables` of several keys, traced once."""
-
-    def variables_of(init_key: Array) -> dict[str, Any]:
-        x, keys = jnp.zeros((2, *x_shape)), jax.random.split(jax.random.key(0), 2)
-        variables: Any = model.init(init_key, x, keys, method="touch")
-        return variables
-
-    in_parts = evaluated_in_parts(variables_of)
-
-    def with_groups(key: Array) -> tuple[dict, dict]:
-        variables = in_parts(quickly_compiled(key))
-        params = {group: variables["params"].get(group, {}) for group in GROUPS}
-        return params, variables.get("batch_stats", {})
-
-    return with_groups
+def traced_variables(model: VAE, x_shape: tuple[int, ...], key: Array) -> tuple[dict, dict]:
+    """`initial_variables`, to be traced within what is `evaluated_by_numpy`."""
+    x, keys = jnp.zeros((2, *x_shape)), jax.random.split(jax.random.key(0), 2)
+    variables: Any = model.init(key, x, keys, method="touch")
+    params = {group: variables["params"].get(group, {}) for group in GROUPS}
+    return params, variables.get("batch_stats", {})

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.options import MultiprocessingOptions
 
 from vaejax.training.state import TrainState
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 _LARGER, _RECORDS = 1.1, 2**18  # what a checkpoint takes on disk: by its values, and in any case
 
@@ -39,23 +41,28 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoints in {workdir}")
         if keep is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-        process = jax.process_index()  # of several, no other one is waited for
-        self._keep = keep or 0
-        options = ocp.CheckpointManagerOptions(
+        self._keep = keep
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Orbax's, from its first use on: a run takes its first step before that is imported."""
+        orbax, process = _orbax(), jax.process_index()  # of several, no other one is waited for
+        options = orbax.CheckpointManagerOptions(
             create=False,
-            cleanup_tmp_directories=keep is not None,  # of processes that were killed
-            read_only=keep is None,
-            enable_async_checkpointing=keep is not None,
-            multiprocessing_options=MultiprocessingOptions(process, {process}),
+            cleanup_tmp_directories=self._keep is not None,  # of processes that were killed
+            read_only=self._keep is None,
+            enable_async_checkpointing=self._keep is not None,
+            multiprocessing_options=orbax.options.MultiprocessingOptions(process, {process}),
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        return orbax.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with self._told():
-            self._manager.close()
+        if "_manager" in vars(self):
+            with self._told():
+                self._manager.close()
         if exception[0] is None:
             self._remove_old()
 
@@ -78,7 +85,7 @@ class Checkpoints:
             self._remove_old()
             self.reload()
             _check_space(self.folder, state)
-            self._manager.save(int(state.step), args=ocp.args.StandardSave(saved))
+            self._manager.save(int(state.step), args=_orbax().args.StandardSave(saved))
 
     def wait(self) -> None:
         """Block until what was saved is on disk.  Raises CheckpointError where that fails."""
@@ -87,8 +94,10 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         """Keep the last ones.  Orbax would remove files, and a kill would leave part of a step."""
-        for step in saved_steps(self.folder.parent)[: -self._keep]:
-            renamed = f"{step}{ocp.utils.TMP_DIR_SUFFIX}"  # the next process removes such a one
+        for step in saved_steps(self.folder.parent)[: -(self._keep or 0)]:
+            renamed = (
+                f"{step}{_orbax().utils.TMP_DIR_SUFFIX}"  # the next process removes such a one
+            )
             shutil.rmtree((self.folder / str(step)).rename(self.folder / renamed))
 
     @contextlib.contextmanager
@@ -118,7 +127,7 @@ class Checkpoints:
             {"state": like, "sha256": np.zeros(32, np.uint8)},
         )
         try:
-            saved: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            saved: Any = self._manager.restore(step, args=_orbax().args.StandardRestore(target))
             # Of values, unlike of its own records, TensorStore keeps no checksum.
             if not np.array_equal(saved["sha256"], _digest(saved["state"])):
                 raise ValueError("its values are not those that were saved")
@@ -131,6 +140,13 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {self.folder / str(step)} cannot be read{offer} ({_reason(error)})"
             ) from error
+
+
+@functools.cache
+def _orbax() -> Any:
+    import orbax.checkpoint
+
+    return orbax.checkpoint
 
 
 def _check_space(folder: Path, state: TrainState) -> None:

@@ -37,7 +37,7 @@ from vaejax.training.plan import Plan, lone_plan
 from vaejax.training.recovery import SPLIT, is_skipped
 from vaejax.training.run import Run, model_of
 from vaejax.training.signals import Signals
-from vaejax.training.state import TrainState, initial_state
+from vaejax.training.state import TrainState, make_initial_state
 from vaejax.types import Device, Metrics
 
 _SHOWN = ("loss", "elbo", "kl")
@@ -133,9 +133,8 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> tuple[VAE, Train
     config = saved_config(workdir)
     card = files.saved_card(workdir)
     model, players = model_of(config, card)
-    like = jax.eval_shape(
-        lambda: initial_state(model, players, config.seed, tuple(card["x_shape"]), config.ema_decay)
-    )
+    state_of = make_initial_state(model, players, tuple(card["x_shape"]), config.ema_decay)
+    like = jax.eval_shape(state_of, np.uint32(0))
     with Checkpoints(workdir) as checkpoints:
         return model, checkpoints.restore(like, checkpoint), config
 

@@ -34,6 +34,7 @@ from vaejax.training.metrics import (
 from vaejax.training.state import TrainState, make_initial_state
 from vaejax.training.step import TrainStep, make_train_step
 from vaejax.training.validation import make_split_terms, means
+from vaejax.types import Array
 
 
 class Run:
@@ -88,14 +89,14 @@ class Run:
 
     def shapes(self) -> TrainState:
         """Those of its state, without data.  Raises ValueError where that is beyond all memory."""
-        found = jax.eval_shape(self.start)
+        found = jax.eval_shape(self.state_of, np.uint32(0))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(found))
         knobs = "lower config.latent_dim, or widths and channels of the parts in use"
         check_memory(size, "the parameters and what optimizers know of them", knobs)
         return found
 
     @functools.cached_property
-    def state_of(self) -> Callable[[int], TrainState]:
+    def state_of(self) -> Callable[[int | Array], TrainState]:
         """The state before the first step, by seed."""
         players, shape = self.objective.players, self.dataset.x_shape
         return make_initial_state(self.model, players, shape, self.config.ema_decay)

@@ -11,7 +11,8 @@ import numpy as np
 from flax import struct
 
 from vaejax.data.transforms import Transform
-from vaejax.models.vae import VAE, make_initial_variables
+from vaejax.models.initialization import evaluated_by_numpy
+from vaejax.models.vae import VAE, traced_variables
 from vaejax.parallel import example_keys
 from vaejax.types import Array, Player
 
@@ -53,7 +54,7 @@ def averaged_weights(states: Sequence[TrainState]) -> TrainState:
     return states[-1].replace(ema=mean["params"], stats=mean["batch_stats"])
 
 
-def stream_key(seed: int, stream: int) -> Array:
+def stream_key(seed: int | Array, stream: int) -> Array:
     """The root key of one purpose.  -> () typed key."""
     return jax.random.fold_in(jax.random.key(seed), stream)
 
@@ -94,14 +95,18 @@ def initial_state(
 
 def make_initial_state(
     model: VAE, players: Mapping[str, Player], x_shape: tuple[int, ...], ema_decay: float = 0.0
-) -> Callable[[int], TrainState]:
-    """`initial_state` of several seeds, traced once."""
-    variables_of = make_initial_variables(model, x_shape)
+) -> Callable[[int | Array], TrainState]:
+    """`initial_state` of several seeds, traced once; of one that is traced, too."""
 
-    def state_of(seed: int) -> TrainState:
-        params, stats = variables_of(stream_key(seed, INIT))
+    def traced(seed: Array) -> TrainState:
+        params, stats = traced_variables(model, x_shape, stream_key(seed, INIT))
         opt_state = {name: each.tx.init(owned(params, each)) for name, each in players.items()}
         ema = jax.tree.map(jnp.copy, params) if ema_decay else {}
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, stats, ema)
+
+    evaluated = evaluated_by_numpy(traced)
+
+    def state_of(seed: int | Array) -> TrainState:
+        return evaluated(seed if isinstance(seed, jax.Array) else np.int64(seed).astype(np.uint32))
 
     return state_of
