@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ ARCHITECTURES = ("mnist", "svhn", "celeba", "digits", "two_moons")
 SHAPES = {"mnist": "(28, 28, 1)", "svhn_cropped": "(32, 32, 3)", "celeb_a": "(64, 64, 3)"}
 REPLICATED = ("mnist", "digits", "two_moons")
 SWEPT = "mnist"  # what scan lengths are tried on
+WHOLE = "digits"  # whose seeds are trained to the end
 
 
 def main() -> None:
@@ -45,6 +48,7 @@ def main() -> None:
         "--scan", nargs="*", type=int, default=(1, 5, 20, 100), help="steps per dispatch to try"
     )
     parser.add_argument("--replicas", type=int, default=8, metavar="N", help="0: none")
+    parser.add_argument("--seeds", type=int, default=0, metavar="N", help="train N to the end")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into it")
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="all numbers, a file each")
     arguments = parser.parse_args()
@@ -59,7 +63,8 @@ def main() -> None:
                 results.append((label, result))
     if not results:
         sys.exit("nothing was measured")
-    text = section(results)
+    seconds = whole_runs(arguments.seeds) if arguments.seeds else {}
+    text = section(results, seconds)
     if arguments.write:
         write_between(arguments.write, text)
     print(text)
@@ -106,7 +111,27 @@ def measured(
     return json.loads(path.read_text())
 
 
-def section(results: list[tuple[str, dict[str, Any]]]) -> str:
+def whole_runs(count: int) -> dict[str, float]:
+    """Seconds of the commands that train `count` seeds; each way fills a cache of its own."""
+    train = [sys.executable, "-m", "vaejax", "train", "--config", str(CONFIGS / f"{WHOLE}.py")]
+    each = [[f"--config.seed={seed}", "--workdir", f"seed{seed}"] for seed in range(count)]
+    ways = {
+        "one after another": each,
+        "as one program": [["--replicas", f"seed=0:{count}", "--workdir", "all"]],
+    }
+    seconds = {}
+    for way, runs in ways.items():
+        print(f"{count} seeds of {WHOLE}, {way}", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            environment = {**os.environ, "VAEJAX_CACHE": f"{folder}/cache"}
+            began = time.perf_counter()
+            for arguments in runs:
+                subprocess.run([*train, *arguments], cwd=folder, env=environment, check=True)
+            seconds[way] = time.perf_counter() - began
+    return seconds
+
+
+def section(results: list[tuple[str, dict[str, Any]]], seconds: dict[str, float]) -> str:
     """The command, the machine and the table as Markdown."""
     command = shlex.join(["python", "launch/benchmark.py", *sys.argv[1:]])
     machine = results[0][1]["machine"]
@@ -133,6 +158,11 @@ def section(results: list[tuple[str, dict[str, Any]]]) -> str:
     if replicas:
         what = "Seeds as one program, and how many times as fast as the same runs one by one"
         parts.append(f"{what}: {'; '.join(replicas)}.")
+    if seconds:
+        way, other = (f"{name} {value:,.0f} s" for name, value in seconds.items())
+        alone, together = seconds.values()
+        what = f"Commands that train these seeds of {WHOLE} to the end, with empty caches"
+        parts.append(f"{what}: {way}, {other}, {alone / together:.2f}x.")
     return "\n\n".join(parts)
 
 
