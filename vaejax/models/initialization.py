@@ -87,7 +87,8 @@ def _outputs(equation: JaxprEqn, inputs: list[np.ndarray]) -> list[np.ndarray]:
     if name == "jit":
         return _results(equation.params["jaxpr"], inputs)
     if name in _OPERATIONS:
-        return [_OPERATIONS[name](*inputs)]
+        result: Any = equation.outvars[0].aval
+        return [np.asarray(_OPERATIONS[name](*inputs), result.dtype)]
     if name in _WITH_SETTINGS and not any(_is_key(aval) and aval.ndim for aval in avals):
         return [_WITH_SETTINGS[name](*inputs, **equation.params)]
     arguments = [
@@ -163,7 +164,7 @@ def _same_bits(x: np.ndarray, *, new_dtype: Any) -> np.ndarray:
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": np.add,
-    "copy": np.array,
+    "copy": np.copy,
     "div": np.divide,
     "erf": erf,
     "erf_inv": erfinv,
