@@ -124,6 +124,7 @@ def whole_runs(count: int) -> dict[str, float]:
         print(f"{count} seeds of {WHOLE}, {way}", file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder:
             environment = {**os.environ, "VAEJAX_CACHE": f"{folder}/cache"}
+            environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # it would take precedence
             began = time.perf_counter()
             for arguments in runs:
                 subprocess.run([*train, *arguments], cwd=folder, env=environment, check=True)

@@ -59,6 +59,21 @@ def points(row, count: int = 6) -> np.ndarray:
     return np.random.default_rng(2).normal(0, 1.5, (count, row[0])).astype(np.float32)
 
 
+def test_blocks_of_a_mask_share_one_trace():
+    flow, variables, *_ = made(FLOWS[-1])
+    apply = functools.partial(flow.apply, method=inverse)
+    traced = jax.make_jaxpr(apply)(variables, points(FLOWS[-1])).jaxpr.eqns
+    nets = [eqn.params["jaxpr"] for eqn in traced if eqn.params.get("name") == "_conditioned"]
+    assert (len(nets), len(set(map(id, nets)))) == (12, 2)
+
+
+def test_kernels_are_drawn_wherever_they_are_made(key):
+    flow, z = flow_of(FLOWS[3]), points(FLOWS[3])
+    _, made_later = flow.apply({}, z, method=forward, mutable=["params"], rngs={"params": key})
+    for path, leaf in jax.tree_util.tree_leaves_with_path(made_later):
+        assert np.any(leaf) == ("kernel" in jax.tree_util.keystr(path))
+
+
 def by_hand(row, variables, u: np.ndarray, order=None) -> np.ndarray:
     """The loop y = b u + (1 - b)(u exp(s(b u)) + t(b u)), block after block, in float64."""
     latent_dim, num_blocks, mask, percent, activation = row

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from vaejax.compilation import _remove_oldest
+from vaejax.data.sources import dataset_from
 from vaejax.models.initialization import _BLOCK, evaluated_by_numpy
 from vaejax.models.vae import initial_variables
 from vaejax.objectives.regularizers import make_method
+from vaejax.training.replicas import make_plan, replica_configs
+from vaejax.training.run import Run
 from vaejax.training.state import initial_state, make_initial_state
 from vaejax.types import GROUPS
 
@@ -58,6 +61,10 @@ def test_a_command_that_computes_nothing_loads_no_library_for_it(command, absent
     loaded = run(LOADED, *command.split()).stdout.rpartition("loaded")[2].split()
     assert "vaejax" in loaded
     assert not absent & set(loaded)
+
+
+def test_the_loop_is_there_before_orbax():
+    assert run("import sys, vaejax; vaejax.fit; print('orbax' in sys.modules)").stdout == "False\n"
 
 
 @pytest.fixture(scope="module")
@@ -143,21 +150,39 @@ def test_a_seed_is_that_of_jax_whatever_its_bits():
         np.testing.assert_array_equal(draw(np.uint32(seed)), expected)
 
 
-@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
-def test_what_numpy_does_not_know_is_left_to_jax(kind):
-    def function(key):
-        keys = jax.random.split(key, 4)
-        rows = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
-        return {"gram": rows @ rows.T, "sum": rows.sum() + jnp.ones((2, 1))}
+def everything(key):
+    """What NumPy knows, and what it does not."""
+    keys = jax.random.split(key, 4)
+    rows = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+    other = jax.random.normal(jax.random.key(3, impl="rbg"))
+    signed = jax.lax.shift_right_logical(jnp.array([-3, 5]), 1)
+    return {
+        "gram": rows @ rows.T,
+        "wide": jnp.broadcast_to(key, (2,)).shape[0] + jax.nn.softplus(rows.sum() + other),
+        "bits": jax.lax.bitcast_convert_type(jax.random.bits(keys[0], (2,)), "uint16"),
+        "signed": signed,
+        "cut": rows.astype(jnp.int32) // 2,
+        "folded": jax.vmap(lambda n: jax.random.bits(jax.random.fold_in(key, n)))(jnp.arange(3)),
+        "key": jax.random.key_data(jnp.copy(keys)),
+    }
 
-    key, by_numpy = jax.random.key(5, impl=kind), evaluated_by_numpy(function)
-    expected = function(jax.random.clone(key))
-    for result in (
-        by_numpy(jax.random.clone(key)),
-        jax.jit(by_numpy)(jax.random.clone(key)),
-        jax.jit(lambda: by_numpy(jax.random.clone(key)))(),
-    ):
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), result, expected)
+
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("partitionable", [True, False])
+def test_what_numpy_does_not_know_is_left_to_jax(kind, partitionable):
+    with jax.threefry_partitionable(partitionable), jax.debug_key_reuse(False):
+        key, by_numpy = jax.random.key(5, impl=kind), evaluated_by_numpy(everything)
+        expected = everything(key)
+        for result in (by_numpy(key), jax.jit(by_numpy)(key), jax.jit(lambda: by_numpy(key))()):
+            for name, value in expected.items():
+                np.testing.assert_allclose(result[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_keys_of_another_kind_are_traced_anew():
+    draw = evaluated_by_numpy(lambda key: jax.random.split(key)[1])
+    for kind in ("threefry2x32", "rbg", "threefry2x32"):
+        key = jax.random.key(5, impl=kind)
+        assert draw(jax.random.clone(key)) == jax.random.split(key)[1]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +212,35 @@ def test_initial_values_are_those_of_plain_init(key, file, x_shape, changes):
     )
 
 
+@pytest.fixture(scope="module")
+def state_of():
+    """Of a method with a critic, with an average of its parameters."""
+    from vaejax.config import load_config
+
+    config = load_config("configs/tiny.py").unlock()
+    config.regularizer = "factor"
+    model, objective = make_method(config, (2,), 1000)
+    return make_initial_state(model, objective.players, (2,), ema_decay=0.9)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, "3", np.arange(2)])
+def test_what_is_not_a_seed_is_refused(state_of, seed):
+    with pytest.raises((ValueError, TypeError), match="seed|integer"):
+        state_of(seed)
+
+
+def test_a_first_state_compiles_nothing_and_shares_no_memory(state_of):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    before = len(compiled)
+    leaves = jax.tree.leaves(state_of(9))
+    assert len(compiled) == before
+    places = [leaf.unsafe_buffer_pointer() for leaf in leaves if leaf.size]
+    assert len(set(places)) == len(places)
+
+
 def test_states_of_several_seeds_traced_once_are_those_of_each_alone():
     from vaejax.config import load_config
 
@@ -194,7 +248,23 @@ def test_states_of_several_seeds_traced_once_are_those_of_each_alone():
     config.regularizer = "factor"
     model, objective = make_method(config, (2,), 1000)
     state_of = make_initial_state(model, objective.players, (2,), ema_decay=0.9)
-    jax.eval_shape(lambda: state_of(3))  # the first key may be a shape
+    jax.eval_shape(state_of, np.uint32(3))  # the first seed may be a shape
     for seed in (0, 2**32 - 1, 0):
         alone = initial_state(model, objective.players, seed, (2,), ema_decay=0.9)
         jax.tree.map(np.testing.assert_array_equal, state_of(seed), alone)
+
+
+def test_every_replica_starts_as_its_lone_run(tmp_path):
+    from vaejax.config import load_config
+
+    config = load_config("configs/tiny.py").unlock()
+    config.likelihood = "learned_gaussian"
+    sweep = {"likelihoods.learned_gaussian.initial_scale": [0.5, 2.0]}
+    runs = [
+        Run(one, tmp_path, dataset_from(one)) for one in replica_configs(config, sweep).values()
+    ]
+    together = make_plan(runs, sweep).state()
+    for place, one in enumerate(runs):
+        found = jax.tree.map(lambda leaf, place=place: leaf[place], together)
+        jax.tree.map(np.testing.assert_array_equal, found, one.start())
+    assert not np.array_equal(*jax.tree.leaves(together.params["likelihood"])[0])

@@ -54,8 +54,9 @@ class _Layer(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Array, Array]:
-        # Whenever it is read, Flax traces the initializer for its shape; these are many.
-        init = self.kernel_init if self.is_initializing() else nn.initializers.zeros
+        # To check a shape, Flax traces the initializer at every use: that of zeros takes less.
+        is_there = self.has_variable("params", "kernel")
+        init = nn.initializers.zeros if is_there else self.kernel_init
         kernel = self.param("kernel", init, self.shape)
         return kernel, self.param("bias", nn.initializers.zeros, self.shape[1:])
 
@@ -83,8 +84,8 @@ class _ConditionerNet(nn.Module):
         return _conditioned(z, layers, self.passed, self.leaky_slope)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))  # traced once for all blocks of a mask
-def _conditioned(z: Array, layers: Any, passed: tuple[bool, ...], leaky_slope: float) -> Array:
+@functools.partial(jax.jit, static_argnums=2)  # traced once for all blocks of a mask
+def _conditioned(z: Array, layers: Any, passed: tuple[bool, ...], leaky_slope: Any) -> Array:
     activation, mask = leaky(leaky_slope), np.array(passed)
     (first, bias), (middle, middle_bias), (last, last_bias) = layers
     z = activation(z @ first[_places(mask)] + bias)

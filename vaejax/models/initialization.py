@@ -1,9 +1,9 @@
-"""The first draw of parameters, for which nothing is compiled.
+"""The first draw of parameters, for which almost nothing is compiled.
 
 `model.init` as one program takes seconds to compile, and operation by operation every one of its
-shapes is a program of its own.  What is left of it without the forward pass is twenty kinds of
-operations that NumPy has too, and Threefry.  The draws are the same, bit by bit, on every backend,
-and the numbers made of them up to rounding.
+shapes is a program of its own.  What is left of it without the forward pass is Threefry and a few
+kinds of operations that NumPy has too; a spectral norm adds more, which are compiled.  The draws
+are the same, bit by bit, on every backend, and the numbers made of them up to rounding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 from scipy.special import erf, erfinv
 
-_THREEFRY = "threefry2x32"
+from vaejax.types import Array
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _BLOCK = 2**16  # counters at a time: what is made of them stays in the cache
@@ -29,47 +30,36 @@ _BLOCK = 2**16  # counters at a time: what is made of them stays in the cache
 def evaluated_by_numpy(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`function` of a key or a seed, () uint32, without what the result does not need.
 
-    It is traced once, at the first argument, which may be a tracer.  Operations that NumPy lacks
-    are JAX's, one by one; so are all of them where keys are not those of Threefry.
+    It is traced once for every kind of key, at the first argument, which may be a tracer.  What
+    NumPy is not known to do alike is left to JAX, operation by operation.
     """
-    traced: list[tuple[ClosedJaxpr, Any]] = []
+    programs: dict[Any, tuple[ClosedJaxpr, Any]] = {}
 
     def evaluated(argument: Any) -> Any:
-        if not traced:
+        settings: Any = jax.config
+        kind = argument.dtype, settings.jax_default_prng_impl, settings.jax_enable_x64
+        if kind not in programs:
             closed, shapes = jax.make_jaxpr(function, return_shape=True)(argument)
             jaxpr, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
-            traced.append((ClosedJaxpr(jaxpr, closed.consts), jax.tree.structure(shapes)))
-        program, structure = traced[0]
-        if isinstance(argument, Tracer) or not _draws_by_threefry(argument):
+            programs[kind] = ClosedJaxpr(jaxpr, closed.consts), jax.tree.structure(shapes)
+        program, structure = programs[kind]
+        if isinstance(argument, Tracer):
             return jax.tree.unflatten(structure, jaxpr_as_fun(program)(argument))
-        with jax.ensure_compile_time_eval():  # numbers, also within what is being traced
-            leaves = _results(program, [_data(argument)])
+        # Numbers, also within what is being traced, and without a word where JAX says none.
+        with jax.ensure_compile_time_eval(), np.errstate(all="ignore"):
+            leaves = _results(program, [argument])
         return jax.tree.unflatten(structure, jax.device_put(leaves))
 
     return evaluated
 
 
-def _draws_by_threefry(argument: Any) -> bool:
-    settings: Any = jax.config
-    kind = jax.random.key_impl(argument) if _is_key(argument) else settings.jax_default_prng_impl
-    return str(kind) == _THREEFRY and settings.jax_threefry_partitionable
-
-
-def _is_key(value: Any) -> bool:
-    return jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-
-
-def _data(value: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(value) if _is_key(value) else value)
-
-
-def _results(program: ClosedJaxpr, arguments: list[np.ndarray]) -> list[np.ndarray]:
-    """Of a traced function; keys are their data, (..., 2) uint32."""
+def _results(program: ClosedJaxpr, arguments: list[Any]) -> list[Any]:
+    """Of a traced function.  Keys are JAX's, and numbers NumPy's."""
     jaxpr = program.jaxpr
-    known = dict(zip(jaxpr.constvars, map(_data, program.consts), strict=True))
+    known = dict(zip(jaxpr.constvars, program.consts, strict=True))
     known |= dict(zip(jaxpr.invars, arguments, strict=True))
 
-    def value(atom: Any) -> np.ndarray:
+    def value(atom: Any) -> Any:
         if isinstance(atom, Literal):
             aval: Any = atom.aval
             return np.asarray(atom.val, aval.dtype)
@@ -81,22 +71,50 @@ def _results(program: ClosedJaxpr, arguments: list[np.ndarray]) -> list[np.ndarr
     return [value(atom) for atom in jaxpr.outvars]
 
 
-def _outputs(equation: JaxprEqn, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    name = equation.primitive.name
-    avals: list[Any] = [atom.aval for atom in equation.invars]
-    if name == "jit":
-        return _results(equation.params["jaxpr"], inputs)
-    if name in _OPERATIONS:
-        result: Any = equation.outvars[0].aval
-        return [np.asarray(_OPERATIONS[name](*inputs), result.dtype)]
-    if name in _WITH_SETTINGS and not any(_is_key(aval) and aval.ndim for aval in avals):
-        return [_WITH_SETTINGS[name](*inputs, **equation.params)]
-    arguments = [
-        jax.random.wrap_key_data(jnp.asarray(value), impl=_THREEFRY) if _is_key(aval) else value
-        for value, aval in zip(inputs, avals, strict=True)
-    ]
-    outputs: Any = equation.primitive.bind(*arguments, **equation.params)
-    return [_data(o) for o in (outputs if equation.primitive.multiple_results else [outputs])]
+def _outputs(equation: JaxprEqn, inputs: list[Any]) -> list[Any]:
+    primitive, settings = equation.primitive, equation.params
+    result: Any = equation.outvars[0].aval
+    if primitive.name == "jit":
+        return _results(settings["jaxpr"], inputs)
+    if primitive.name in _DRAWS and _is_threefry(equation):
+        data = [jax.random.key_data(value) if _is_key(value) else value for value in inputs]
+        drawn = _DRAWS[primitive.name](*map(np.asarray, data), **settings)
+        return [_wrapped(drawn) if _is_key(result) else drawn]
+    if primitive.name in _OPERATIONS and all(map(_is_real, inputs)):
+        found = _OPERATIONS[primitive.name](*inputs)
+        return [np.asarray(found, result.dtype)]
+    if primitive.name in _LAYOUTS and not any(map(_is_key, inputs)):
+        found = _LAYOUTS[primitive.name](np.asarray(inputs[0]), **settings)
+        if found is not NotImplemented:
+            return [found]
+    outputs: Any = primitive.bind(*inputs, **primitive.get_bind_params(settings))
+    return list(outputs) if primitive.multiple_results else [outputs]
+
+
+def _is_key(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def _is_real(value: Any) -> bool:
+    """Or whole and without a sign."""
+    return any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.unsignedinteger))
+
+
+def _is_threefry(equation: JaxprEqn) -> bool:
+    """Whether it is of one key of the usual kind, and of numbers of 32 bits."""
+    settings: Any = jax.config
+    given: list[Any] = [atom.aval for atom in equation.invars]
+    keys: list[Any] = [a for a in (*given, equation.outvars[0].aval) if _is_key(a)]
+    return (
+        settings.jax_threefry_partitionable
+        and all(str(key.dtype) == "key<fry>" for key in keys)
+        and all(each.shape == () for each in given)
+        and all(_is_key(each) or each.dtype.itemsize <= 4 for each in given)
+    )
+
+
+def _wrapped(data: np.ndarray) -> Array:
+    return jax.random.wrap_key_data(jax.device_put(data), impl="threefry2x32")
 
 
 def _threefry(key: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +143,7 @@ def _counters(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _seed(seed: np.ndarray, **_: Any) -> np.ndarray:
-    return np.stack([np.zeros_like(seed), seed], axis=-1).astype(np.uint32)
+    return np.array([0, seed.astype(np.uint32)], np.uint32)
 
 
 def _fold_in(key: np.ndarray, data: np.ndarray) -> np.ndarray:
@@ -154,20 +172,28 @@ def _broadcast(
     return np.broadcast_to(x.reshape(sizes), shape)
 
 
-def _converted(x: np.ndarray, *, new_dtype: Any, **_: Any) -> np.ndarray:
-    return x.astype(new_dtype)
+def _converted(x: np.ndarray, *, new_dtype: Any, **_: Any) -> Any:
+    is_cut = jnp.issubdtype(x.dtype, jnp.floating) and not jnp.issubdtype(new_dtype, jnp.floating)
+    return NotImplemented if is_cut else x.astype(new_dtype)
 
 
-def _same_bits(x: np.ndarray, *, new_dtype: Any) -> np.ndarray:
-    return x.view(new_dtype)
+def _same_bits(x: np.ndarray, *, new_dtype: Any) -> Any:
+    return x.view(new_dtype) if jnp.dtype(new_dtype).itemsize == x.itemsize else NotImplemented
 
 
+_DRAWS: dict[str, Callable[..., Any]] = {
+    "random_bits": _bits,
+    "random_fold_in": _fold_in,
+    "random_seed": _seed,
+    "random_split": _split,
+}
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": np.add,
-    "copy": np.copy,
+    "copy": np.copy,  # no two leaves share memory
     "div": np.divide,
     "erf": erf,
     "erf_inv": erfinv,
+    "log": np.log,
     "max": np.maximum,
     "min": np.minimum,
     "mul": np.multiply,
@@ -178,12 +204,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "stop_gradient": np.asarray,
     "sub": np.subtract,
 }
-_WITH_SETTINGS: dict[str, Callable[..., Any]] = {
+_LAYOUTS: dict[str, Callable[..., Any]] = {
     "bitcast_convert_type": _same_bits,
     "broadcast_in_dim": _broadcast,
     "convert_element_type": _converted,
-    "random_bits": _bits,
-    "random_fold_in": _fold_in,
-    "random_seed": _seed,
-    "random_split": _split,
 }

@@ -51,7 +51,7 @@ _GROUPS = (
     "Few labels",
 )
 _EVIDENCE = ("importance_weighted_nll", "elbo", "reconstruction", "kl", "approximate_elbo")
-_EVIDENCE += ("approximate_elbo_flattened",)
+_EVIDENCE += ("approximate_elbo_flattened", "nll_published")
 _DRAWS_ARE_NEW = re.compile(r",? ?\(?seed \d+,? ?")  # other draws by the same protocol
 
 
@@ -157,7 +157,7 @@ def _row(name: str, labels: Sequence[str], cells: Sequence[Cell | None]) -> str:
     notes = [meaning, f"in {unit}" if unit == "nats" else unit]
     notes += [{"lower": "lower is better", "higher": "higher is better"}.get(direction, "")]
     mark = mark_of(name)
-    badge = f' <span class="badge">{mark}: not of this model</span>' if mark else ""
+    badge = f' <span class="badge">{mark}: not samples of this model</span>' if mark else ""
     if not compare:
         badge += ' <span class="badge bad">protocols differ: not comparable</span>'
     said = "; ".join(escaped(note) for note in notes if note)

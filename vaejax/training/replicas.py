@@ -164,7 +164,9 @@ def _array(key: str, values: list[Any]) -> Array:
 def _state(run: Run, lead: Run, step: int) -> TrainState:
     if step:
         return run.checkpoints.restore(lead.shapes(), step)
-    return lead.state_of(run.config.seed)
+    # Of what may differ, a likelihood's numbers alone are where parameters start.
+    is_alike = run.config.likelihoods == lead.config.likelihoods
+    return (lead if is_alike else run).state_of(run.config.seed)
 
 
 def _common_step(runs: Mapping[str, Run]) -> int:

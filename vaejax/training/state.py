@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.core import Tracer
 
 from vaejax.data.transforms import Transform
 from vaejax.models.initialization import evaluated_by_numpy
@@ -74,6 +76,13 @@ def owned(params: Mapping[str, Any], player: Player) -> dict[str, Any]:
     return {group: params[group] for group in player.owns}
 
 
+def _word(seed: int | Array) -> np.uint32:
+    number = operator.index(seed)
+    if not 0 <= number < 2**32:
+        raise ValueError(f"seed {number} is not from 0 to {2**32 - 1}")
+    return np.uint32(number)
+
+
 def initial_state(
     model: VAE,
     players: Mapping[str, Player],
@@ -84,7 +93,8 @@ def initial_state(
     """The state before the first update, a function of the seed alone.
 
     x_shape: of one example, `dataset.x_shape`.  ema_decay: above 0, an average of the parameters is
-    kept, as `make_train_step` of the same decay updates it.
+    kept, as `make_train_step` of the same decay updates it.  Raises ValueError for a seed that is
+    not from 0 to 2**32 - 1, and TypeError for what is not an integer.
 
     >>> start = vaejax.initial_state(model, players, seed=0, x_shape=(8, 8, 1))
     >>> int(start.step), sorted(start.params)[:2]
@@ -107,6 +117,6 @@ def make_initial_state(
     evaluated = evaluated_by_numpy(traced)
 
     def state_of(seed: int | Array) -> TrainState:
-        return evaluated(seed if isinstance(seed, jax.Array) else np.int64(seed).astype(np.uint32))
+        return evaluated(seed if isinstance(seed, Tracer) else _word(seed))
 
     return state_of
