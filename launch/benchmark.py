@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into it")
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="all numbers, a file each")
     arguments = parser.parse_args()
+    if min(arguments.seeds, arguments.replicas) < 0:
+        parser.error("--seeds and --replicas are 0 or more")
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for label, name, overrides in cases(arguments):
@@ -112,7 +114,10 @@ def measured(
 
 
 def whole_runs(count: int) -> dict[str, float]:
-    """Seconds of the commands that train `count` seeds; each way fills a cache of its own."""
+    """Seconds of the commands that train `count` seeds; each way fills a cache of its own.
+
+    Where one fails, it is told, and nothing is found.
+    """
     train = [sys.executable, "-m", "vaejax", "train", "--config", str(CONFIGS / f"{WHOLE}.py")]
     each = [[f"--config.seed={seed}", "--workdir", f"seed{seed}"] for seed in range(count)]
     ways = {
@@ -127,7 +132,10 @@ def whole_runs(count: int) -> dict[str, float]:
             environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # it would take precedence
             began = time.perf_counter()
             for arguments in runs:
-                subprocess.run([*train, *arguments], cwd=folder, env=environment, check=True)
+                command = [*train, *arguments]
+                if subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
+                    print(f"failed: {shlex.join(command)}", file=sys.stderr)
+                    return {}
             seconds[way] = time.perf_counter() - began
     return seconds
 
