@@ -142,7 +142,8 @@ def _check_fit(kind: str, config: ConfigDict, x_shape: tuple[int, ...]) -> None:
 
 def initial_variables(model: VAE, key: Array, x_shape: tuple[int, ...]) -> tuple[dict, dict]:
     """(params, stats): every group of GROUPS is a key of params, empty where it has none."""
-    return evaluated_by_numpy(functools.partial(traced_variables, model, x_shape))(key)
+    params, stats = evaluated_by_numpy(functools.partial(traced_variables, model, x_shape))(key)
+    return {group: params[group] for group in GROUPS}, stats
 
 
 def traced_variables(model: VAE, x_shape: tuple[int, ...], key: Array) -> tuple[dict, dict]:

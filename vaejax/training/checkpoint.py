@@ -95,9 +95,7 @@ class Checkpoints:
     def _remove_old(self) -> None:
         """Keep the last ones.  Orbax would remove files, and a kill would leave part of a step."""
         for step in saved_steps(self.folder.parent)[: -(self._keep or 0)]:
-            renamed = (
-                f"{step}{_orbax().utils.TMP_DIR_SUFFIX}"  # the next process removes such a one
-            )
+            renamed = f"{step}{_orbax().utils.TMP_DIR_SUFFIX}"  # removed by the next process
             shutil.rmtree((self.folder / str(step)).rename(self.folder / renamed))
 
     @contextlib.contextmanager
