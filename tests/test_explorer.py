@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from vaejax.evaluation.plane import Plane
-from vaejax.reporting.explorer import explorer, explorer_data
+from vaejax.reporting.explorer import _start, explorer, explorer_data
 from vaejax.reporting.page import page
 
 CHROMIUM = shutil.which("chromium")
@@ -101,6 +102,17 @@ def gray(images):
     """Pixels as a canvas holds them."""
     levels = np.round(images[..., 0] * 255).astype(int)
     return np.stack([levels, levels, levels, np.full_like(levels, 255)], axis=-1).ravel()
+
+
+def test_it_begins_in_the_deepest_pocket_that_every_run_shows():
+    far, near = plane_of(4.0, IMAGES, 3.0), plane_of(1.0, IMAGES)
+    alone, both = (_start("z", [{"z": each} for each in runs]) for runs in ((far,), (far, near)))
+    reach = math.sqrt(-2 * math.log(0.1))  # nine tenths of N(0, I)
+    assert alone == pytest.approx([-reach, 0], abs=0.3)
+    assert math.hypot(*alone) == pytest.approx(reach, abs=0.07)
+    assert both[0] == pytest.approx(-1, abs=0.07)
+    apart = near._replace(x=near.x + 50)
+    assert _start("z", [{"z": far}, {"z": apart}]) == alone
 
 
 def test_images_are_blended_and_readouts_are_those_of_the_grid(tmp_path):

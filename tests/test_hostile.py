@@ -27,7 +27,7 @@ from vaejax.config import saved_config
 from vaejax.data.directories import Features, columns_of, prepared_splits
 from vaejax.data.images import decoded
 from vaejax.data.sources import dataset_from
-from vaejax.evaluation.evaluate import read_evaluation
+from vaejax.evaluation.files import read_evaluation
 from vaejax.expost import store
 from vaejax.records import parsed, read_json
 from vaejax.reporting import report

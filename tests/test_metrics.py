@@ -21,7 +21,7 @@ from vaejax.evaluation.comparison import Comparison
 from vaejax.evaluation.control import Control
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.evaluation.features import FeatureMap, classifier_features
-from vaejax.evaluation.metrics import METRICS, frechet, metrics_of
+from vaejax.evaluation.metrics import METRICS, OF_SAMPLES, frechet, metrics_of
 from vaejax.evaluation.protocol import SETS, Counts, Protocol
 from vaejax.evaluation.subject import Subject
 from vaejax.models.vae import make_model
@@ -200,10 +200,13 @@ def test_weights_are_refused_before_anything_is_computed(tmp_path):
 
 def test_few_samples_have_no_frechet_distance_unless_asked_for():
     few = {"num_test": 150, "prior": "standard_normal"}
-    with one_line("150 samples; at least 1600, unless asked"):
+    with one_line("of 150 samples is biased, it takes 1600; --samples 150 takes it"):
         metrics_of(subject_of(Counts(reference=300), **few), ["frechet"])
     found = metrics_of(subject_of(Counts(reference=300, images=150), **few), ["frechet"])
     assert found["frechet[fourier, floor]"]["value"] >= 0
+    for name in OF_SAMPLES:
+        with one_line("19 samples are too few to compare; at least 20"):
+            metrics_of(subject_of(Counts(reference=300, images=19), **few), [name])
 
 
 def test_a_posterior_without_a_density_has_no_latent_metric():

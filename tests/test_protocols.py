@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from vaejax.evaluation.comparison import some
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.evaluation.metrics import METRICS
 from vaejax.evaluation.protocol import Counts, Protocol
+from vaejax.evaluation.rows import share_row
 from vaejax.evaluation.samples import frechet_distance, frechet_error, moments
 from vaejax.reporting.opened import opened
 
@@ -40,6 +42,13 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     vaejax.fit(config, folder, quiet=True)
     return folder
+
+
+@pytest.fixture
+def fresh(workdir, tmp_path):
+    """A copy of the run that nobody has evaluated."""
+    ignored = shutil.ignore_patterns("evaluation*")
+    return shutil.copytree(workdir, tmp_path / "run", ignore=ignored)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +123,17 @@ def test_thresholds_are_numbers_if_told_else_quantiles_of_the_prior(workdir, cap
     assert told[f"leakage[log p0 < {quantile:g}]"]["value"] == plain["leakage[0.01]"]["value"]
     assert told["leak_fraction[log p0 < -1000]"]["value"] == 0
     assert "0.01 of its mass" in told[f"leakage[log p0 < {quantile:g}]"]["protocol"]
+    assert main([*command, "--quantiles", "0.25"]) == 0
+    found = json.loads((workdir / "evaluation.json").read_text())["metrics"]
+    assert "0.25 of its mass" in found["leakage[0.25]"]["protocol"]
+    assert found["leakage[0.01]"] == plain["leakage[0.01]"]
+
+
+def test_the_error_of_a_share_is_not_zero_where_nothing_was_seen():
+    none, some = (share_row(np.arange(5_000) < count, "", "") for count in (0, 500))
+    assert none["value"] == 0
+    assert none["standard_error"] == pytest.approx(math.sqrt(2) / 5_000, rel=1e-3)
+    assert some["standard_error"] == pytest.approx(math.sqrt(0.1 * 0.9 / 5_000), rel=2e-3)
 
 
 def test_low_posterior_data_and_samples_are_the_lowest_fifth_in_no_order(workdir):
@@ -147,14 +167,62 @@ def test_a_protocol_out_of_range_is_refused():
         Protocol(importance_samples=-1)
     with one_line("examples of importance sampling are 0; at least 1"):
         Protocol(importance_examples=0)
+    with one_line(r"quantiles are \(0.5, 1.0\); they must be between 0 and 1"):
+        Protocol(quantiles=(0.5, 1.0))
 
 
-def test_fewer_metrics_leave_those_of_the_same_protocol_and_replace_those_of_another(workdir):
-    first = evaluate(workdir, importance_samples=2, metrics=["leakage"], counts=COUNTS)
-    both = evaluate(workdir, importance_samples=2, metrics=["information"], counts=COUNTS)
+def test_an_evaluation_leaves_what_it_does_not_make_again_with_its_own_protocol(fresh):
+    given = {"importance_samples": 2, "counts": COUNTS}
+    first = evaluate(fresh, metrics=["leakage"], **given)
+    both = evaluate(fresh, metrics=["information"], **given)
     assert both["protocol"]["metrics"] == ["information", "leakage"]
     assert both["metrics"]["leakage[0.01]"] == first["metrics"]["leakage[0.01]"]
-    assert json.loads((workdir / "evaluation.json").read_text()) == both
-    other = evaluate(workdir, importance_samples=2, metrics=["information"])
-    assert "leakage[0.01]" not in other["metrics"]
+    assert json.loads((fresh / "evaluation.json").read_text()) == both
+    other = evaluate(fresh, metrics=["information"], importance_samples=0)
+    for name in ("leakage[0.01]", "importance_weighted_nll"):
+        assert other["metrics"][name] == first["metrics"][name]
+    old, new = (each["metrics"]["active_units"]["protocol"] for each in (both, other))
+    assert "200 training examples" in old
+    assert "400 training examples" in new
+    # What has the protocol of the last one: a table makes the others again.
     assert other["protocol"]["metrics"] == ["information"]
+
+
+def test_numbers_of_one_metric_never_have_two_protocols(fresh):
+    evaluate(fresh, metrics=["frechet"], importance_samples=0, counts=COUNTS)
+    alike = {"metrics": ["frechet"], "sets": ["random"], "importance_samples": 0}
+    same = evaluate(fresh, **alike, counts=COUNTS)
+    assert "frechet[fourier, reconstructions]" in same["metrics"]
+    fewer = Counts(**{**vars(COUNTS), "images": 120})
+    with pytest.warns(UserWarning, match=r"no longer has frechet\[fourier, \w+\].* protocol"):
+        other = evaluate(fresh, **alike, counts=fewer)
+    named = [name for name, row in other["metrics"].items() if row.get("metric") == "frechet"]
+    assert named == ["frechet[fourier, random]"]
+    # Of some sets: that is not the whole of the metric, which a table may ask for.
+    every = evaluate(fresh, metrics=["information"], importance_samples=0, counts=fewer)
+    assert every["protocol"]["metrics"] == ["information"]
+
+
+def test_numbers_of_other_weights_do_not_stay(fresh):
+    path = fresh / "evaluation.json"
+    found = evaluate(fresh, metrics=["leakage"], importance_samples=0, counts=COUNTS)
+    path.write_text(json.dumps({**found, "step": found["step"] - 1}))
+    with pytest.warns(UserWarning, match=r"no longer has .* of another step, code or protocol"):
+        other = evaluate(fresh, importance_samples=0, counts=COUNTS)
+    assert not [name for name in other["metrics"] if "leak" in name]
+
+
+def test_all_are_the_metrics_that_fit_and_the_file_says_why_others_do_not(fresh, capsys):
+    few = evaluate(fresh, metrics=["all"], importance_samples=0)
+    assert "200 samples" in few["left_out"]["frechet"]
+    assert "--samples 200" in few["left_out"]["frechet"]
+    assert {*few["left_out"], *few["protocol"]["metrics"]} == {*METRICS}
+    command = ["evaluate", "--workdir", str(fresh), "--importance-samples", "0"]
+    assert main([*command, "--split", "train", "--samples", "200", "--metrics", "all"]) == 0
+    assert "left out: nearest_neighbors (" in capsys.readouterr().out
+    found = json.loads((fresh / "evaluation_train.json").read_text())
+    assert "frechet[fourier, random]" in found["metrics"]
+    assert found["features"]["name"] == "fourier"
+    assert (
+        found["features"]["sha256"][:12] in found["metrics"]["frechet[fourier, random]"]["protocol"]
+    )

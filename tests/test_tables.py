@@ -19,8 +19,9 @@ from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.samples import frechet_distance, moments
 from vaejax.tables.plan import cells_of, default_table, load_table, validate_table
 from vaejax.tables.results import claims, without_seed
+from vaejax.tables.table import _claims as table_claims
 from vaejax.tables.table import fill_table
-from vaejax.tables.write import number
+from vaejax.tables.write import markdown, number
 
 CONFIGS = "configs"
 METHODS = (("none", "regularizer=none"),)
@@ -195,6 +196,30 @@ def test_claims_count_pairs_and_those_beyond_the_spread():
     assert (found["clearly_lower"], found["clearly_higher"]) == (1, 1)
     (found,) = claims(["A"], [(row(3, None), row(2, None)), (row(3, None), {})])
     assert (found["pairs"], found["lower"], found["clearly_lower"]) == (1, 1, None)
+    (found,) = claims(["A"], [])
+    assert (found["pairs"], found["clearly_lower"], found["clearly_higher"]) == (0, None, None)
+
+
+def test_pairs_with_a_collapsed_or_diverged_run_are_named_and_not_counted():
+    def row(method, prior, mean, **more):
+        numbers = {"mean": mean, "sd": 0.1, "values": {"0": mean}, "unit": "nats", "protocol": "p"}
+        found = {"collapsed": False, "failure": "", "columns": {"sKL": numbers}, **more}
+        return {"method": method, "prior": prior, "source": "prior", **found}
+
+    first, other = "standard_normal", "decoupled"
+    rows = [row("none", first, 3.0), row("none", other, 2.0), row("info", first, 3.0)]
+    rows += [row("info", other, 2.0, collapsed=True), row("factor", first, 1.0, failure="diverged")]
+    rows += [row("factor", other, 2.0)]
+    table = small_table(compared=("sKL",))
+    found = table_claims(table, rows)
+    assert found[0]["left_out"] == ["info", "factor"]
+    assert found[0]["columns"][0]["pairs"] == 1
+    part = {"data_sha256": "0", "rows": rows, "claims": found}
+    result = {"title": "", "seeds": [0, 1], "columns": ["sKL"], "datasets": {"toy": part}}
+    assert "sKL: 1 of 1; lower and higher by more than two sd in 1 and 0" in markdown(result)
+    assert "collapsed or diverged: info; factor." in markdown(result)
+    part["claims"] = table_claims(table, rows[2:])
+    assert "sKL: no pair to compare" in markdown(result)
 
 
 def test_protocols_compare_without_their_seeds():

@@ -47,7 +47,14 @@ def evaluation_flags(command: argparse.ArgumentParser) -> None:
         type=float,
         default=[],
         metavar="T",
-        help="of leakage, log p0 in nats (default: where the prior has 0.1, 1, 10 %% of its mass)",
+        help="of leakage, log p0 in nats (default: by --quantiles)",
+    )
+    command.add_argument(
+        "--quantiles",
+        nargs="+",
+        type=float,
+        metavar="M",
+        help="the prior's own mass beyond a threshold of leakage (default: 0.001 0.01 0.1)",
     )
 
 
@@ -75,13 +82,15 @@ def _comparison_flags(command: argparse.ArgumentParser) -> None:
 
 def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The same as keywords of `evaluate`.  Raises ValueError."""
-    from vaejax.evaluation.protocol import Counts
+    from vaejax.evaluation.protocol import Counts, Protocol
 
+    quantiles = arguments.quantiles
     return {
         "split": arguments.split,
         "importance_samples": arguments.importance_samples,
         "importance_examples": arguments.importance_examples,
         "thresholds": arguments.thresholds,
+        "quantiles": Protocol.quantiles if quantiles is None else quantiles,
         "inception": arguments.inception,
         "metrics": arguments.metrics,
         "sets": arguments.sets,

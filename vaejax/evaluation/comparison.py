@@ -10,10 +10,18 @@ import numpy as np
 
 from vaejax.data.arrays import Dataset
 from vaejax.data.transforms import Transform
-from vaejax.evaluation.features import FeatureMap, classifier_features, fourier_features
+from vaejax.evaluation.features import (
+    FeatureMap,
+    classifier_features,
+    fourier_features,
+    no_classifier,
+)
 from vaejax.evaluation.inception import check_images, inception_features
 from vaejax.evaluation.protocol import Protocol
+from vaejax.evaluation.samples import FEWEST
 from vaejax.training.state import observed
+
+_FEWEST = 20  # samples, for clusters of them
 
 
 @dataclass
@@ -37,10 +45,40 @@ class Comparison:
         return classifier_features(self.dataset, quiet=self.quiet)
 
     @property
+    def lack(self) -> str:
+        """Why there is no map of features for these data; "" where there is one."""
+        if self.protocol.inception is not None or len(self.dataset.x_shape) == 1:
+            return ""
+        lack = no_classifier(self.dataset)
+        return f"{lack}; --inception FILE is a map without labels" if lack else ""
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """What the map of features is, JSON-able; {} where nothing was compared in it."""
+        if "features" not in vars(self):
+            return {}
+        name, sha256, facts, _ = self.features
+        return {"name": name, "sha256": sha256, **facts}
+
+    @property
+    def fewest(self) -> int:
+        """Samples of a Frechet distance: a covariance of few dimensions needs fewer.
+
+        And who asks for fewer gets them.
+        """
+        return min(FEWEST, 100 * self.real.shape[1], self.protocol.counts.images)
+
+    @property
     def num_images(self) -> int:
-        """Of every set, since a Frechet distance depends on it: no more than either split has."""
+        """Of every set, since a Frechet distance depends on it: no more than either split has.
+
+        Raises ValueError for fewer than 20.
+        """
         sizes = [len(self.dataset.splits[name]) for name in ("train", self.protocol.split)]
-        return min(self.protocol.counts.images, *sizes)
+        if (count := min(self.protocol.counts.images, *sizes)) < _FEWEST:
+            told = f"at least {_FEWEST} (--samples, and examples of either split)"
+            raise ValueError(f"{count} samples are too few to compare; {told}")
+        return count
 
     @functools.cached_property
     def real(self) -> np.ndarray:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,19 @@ from vaejax.data.arrays import Dataset
 from vaejax.data.sources import make_transform
 from vaejax.evaluation.comparison import Comparison, some
 from vaejax.evaluation.costs import split_costs
+from vaejax.evaluation.files import evaluation_path, write_evaluation
 from vaejax.evaluation.likelihood import importance_weighted_bound
-from vaejax.evaluation.metrics import Row, mean_row, metrics_of, timed
+from vaejax.evaluation.metrics import Row, fitting, left_out, mean_row, metrics_of, timed
 from vaejax.evaluation.protocol import Protocol, protocol_of
 from vaejax.evaluation.subject import Subject
 from vaejax.expost.fit import PRIOR, density_sha256, sourced
 from vaejax.objectives.regularizers import make_method
 from vaejax.progress import ProgressReport
-from vaejax.records import check_kinds, read_json
 from vaejax.training.loop import load
 from vaejax.training.run import run_dataset
 from vaejax.training.state import EVALUATE, stream_key
 from vaejax.training.validation import make_split_terms
-from vaejax.training.workdir import write_text
 
-_NUMBERS = ("value", "standard_error")
-# Of `evaluation.json`.
-_KINDS = {"step": int, "source": str, "density_sha256": str, "split": str, "num_examples": int}
-_KINDS |= {"data": dict, "seed": int, "protocol": dict, "config_sha256": str, "versions": dict}
-_KINDS |= {"metrics": dict}
 _LIBRARIES = ("jax", "jaxlib", "flax", "distrax", "tfp-nightly", "optax", "numpy")
 
 
@@ -54,12 +48,13 @@ def evaluate(
     """Evaluate the run in `workdir` and write `evaluation.json` there.  -> what it holds.
 
     Every row of `["metrics"]` has value, unit, standard_error and protocol.  options: split,
-    metrics, importance_samples, importance_examples, counts, sets, thresholds, inception, the
-    fields of `vaejax.evaluation.protocol.Protocol`.  source: the prior, or a fitted density.  The
-    file of another split is `evaluation_<split>.json`, of another source it goes on with that, and
-    for data other than the run's (`other_data`) it ends in their hash.  `seconds` takes the time of
-    each metric; the `comparison` of another evaluation of the same data and protocol saves some.
-    Raises ValueError for a name that is unknown or not allowed here, wrong weights, and other data.
+    metrics, importance_samples, importance_examples, counts, sets, thresholds, quantiles and
+    inception, the fields of `vaejax.evaluation.protocol.Protocol`.  source: the prior, or a fitted
+    density.  The file of another split is `evaluation_<split>.json`, of another source it goes on
+    with that, and for data other than the run's (`other_data`) it ends in their hash.  Numbers in
+    it of the same weights that are not made again stay.  `seconds` takes the time of each metric;
+    the `comparison` of another evaluation of the same data and protocol saves some.  Raises
+    ValueError for a name that is unknown or not allowed here, wrong weights, and other data.
 
     >>> elbo = vaejax.evaluate("runs/digits", importance_samples=0)["metrics"]["elbo"]["value"]
     """
@@ -71,8 +66,10 @@ def evaluate(
     transform = make_transform(config, dataset, model.likelihood.unit_interval)
     given = model, state.variables(), dataset, transform, config.seed, protocol, quiet, comparison
     subject = Subject(*given)
-    rows = _rows(subject, config, state, {} if seconds is None else seconds)
-    sha256 = subject.comparison.features.sha256 if protocol.inception else ""
+    metrics = fitting(subject, protocol.metrics)
+    rows = _rows(subject, metrics, config, state, {} if seconds is None else seconds)
+    features = subject.comparison.used
+    sha256 = features.get("sha256", "") if protocol.inception else ""
     result = {
         "step": int(state.step),
         "source": source,
@@ -81,13 +78,14 @@ def evaluate(
         "num_examples": len(dataset.splits[protocol.split]),
         "data": {"name": dataset.name, "sha256": dataset.sha256, "note": dataset.note},
         "seed": config.seed,
-        "protocol": protocol.to_json(sha256),
+        "protocol": {**protocol.to_json(sha256), "metrics": metrics},
+        "features": features,
+        "left_out": left_out(subject, protocol.metrics),
         **_provenance(config),
         "metrics": rows,
     }
     path = evaluation_path(workdir, protocol.split, dataset, config, source)
-    write_text(path, json.dumps(result := _with_earlier(result, path), indent=2) + "\n")
-    return result
+    return write_evaluation(path, result)
 
 
 def _check(protocol: Protocol, dataset: Dataset, comparison: Comparison | None) -> None:
@@ -100,10 +98,14 @@ def _check(protocol: Protocol, dataset: Dataset, comparison: Comparison | None) 
 
 
 def _rows(
-    subject: Subject, config: ConfigDict, state: Any, seconds: dict[str, float]
+    subject: Subject,
+    metrics: Sequence[str],
+    config: ConfigDict,
+    state: Any,
+    seconds: dict[str, float],
 ) -> dict[str, Row]:
     """Every number of an evaluation."""
-    named = metrics_of(subject, subject.protocol.metrics, seconds)  # first: it may refuse
+    named = metrics_of(subject, metrics, seconds)  # first: it may refuse
     with timed(seconds, "terms and costs"):
         found = _terms(subject, config) | _costs(subject, config, state)
     with timed(seconds, "importance_weighted_nll"):
@@ -125,52 +127,6 @@ def told(row: Row, more: str) -> Row:
 def observation_of(config: ConfigDict) -> str:
     """How raw data become x, for protocols."""
     return f"x {choice_text(config, 'observation')}"
-
-
-def _with_earlier(result: dict[str, Any], path: Path) -> dict[str, Any]:
-    """With the metrics in the file that were made in the same way and not made again."""
-    try:
-        earlier = read_evaluation(path)
-        asked = {*earlier["protocol"].pop("metrics")}
-        rows = {name: row for name, row in earlier.pop("metrics").items() if row["protocol"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return result
-    same = {key: value for key, value in result.items() if key != "metrics"}
-    metrics = list(dict.fromkeys([*result["protocol"]["metrics"], *sorted(asked)]))
-    protocol = {key: value for key, value in same["protocol"].items() if key != "metrics"}
-    if earlier != {**same, "protocol": protocol}:
-        return result
-    protocol = {**result["protocol"], "metrics": metrics}
-    return {**result, "protocol": protocol, "metrics": {**rows, **result["metrics"]}}
-
-
-def read_evaluation(path: Path) -> dict[str, Any]:
-    """What `evaluate` wrote to a file.  Raises ValueError, naming it, for what it cannot write."""
-    try:
-        found = read_json(path)
-        check_kinds(found, _KINDS, optional=True)
-        found = {"metrics": {}, "protocol": {}, "versions": {}, **found}
-        check_kinds(found["protocol"], {"counts": dict, "metrics": list}, optional=True)
-        if not all(isinstance(name, str) for name in found["protocol"].get("metrics", [])):
-            raise ValueError("its protocol has metrics without a name")
-        for name, row in found["metrics"].items():
-            if not isinstance(row, dict) or "value" not in row:
-                raise ValueError(f"its metric {name!r} has no value")
-            numbers = {key: float for key in _NUMBERS if row.get(key) is not None}
-            check_kinds(row, numbers | {"unit": str, "protocol": str}, optional=True)
-        return found
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def evaluation_path(
-    workdir: Path, split: str, dataset: Dataset, config: ConfigDict, source: str = PRIOR
-) -> Path:
-    """The file that `evaluate` writes."""
-    which = "" if split == "test" else f"_{split}"
-    which += "" if source == PRIOR else f"_{source}"
-    other = "" if dataset.sha256 == config.data_sha256 else f"_{dataset.sha256[:8]}"
-    return workdir / f"evaluation{which}{other}.json"
 
 
 def _terms(subject: Subject, config: ConfigDict) -> dict[str, Row]:

@@ -92,7 +92,7 @@ def fourier_features(dataset: Dataset) -> FeatureMap:
         phase = np.asarray(x, np.float64) @ waves
         return np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
 
-    facts = {"wavelengths": _WAVELENGTHS, "in_units_of": spread}
+    facts = {"wavelengths": list(_WAVELENGTHS), "in_units_of": float(spread)}
     return FeatureMap("fourier", _hash({"waves": waves}), facts, features_of)
 
 
@@ -101,7 +101,8 @@ def classifier_features(dataset: Dataset, *, quiet: bool = True) -> FeatureMap:
 
     Raises ValueError for data that are no images or have no labels.
     """
-    _check(dataset)
+    if lack := no_classifier(dataset):
+        raise ValueError(lack)
     classes = np.unique(dataset.labels["train"])
     # The covariance of few examples has few dimensions.
     width = 128 if len(dataset.splits["train"]) >= 10_000 else 16
@@ -131,18 +132,18 @@ def _trained_on(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _check(dataset: Dataset) -> None:
+def no_classifier(dataset: Dataset) -> str:
+    """What the data lack for a classifier's features; "" where nothing."""
     shape = dataset.x_shape
     if len(shape) != 3 or shape[0] % 4 or shape[1] % 4:
-        raise ValueError(
+        return (
             f"{dataset.name} has data of shape {shape}; a classifier's features are of images "
             "(H, W, C) whose sides are multiples of 4"
         )
     if missing := [split for split in ("train", "test") if split not in dataset.labels]:
-        raise ValueError(
-            f"{dataset.name} has no labels of its {' and '.join(missing)} split; "
-            "a classifier needs them"
-        )
+        which = " and ".join(missing)
+        return f"{dataset.name} has no labels of its {which} split; a classifier needs them"
+    return ""
 
 
 def _trained(model: Classifier, dataset: Dataset, classes: np.ndarray, quiet: bool) -> Any:

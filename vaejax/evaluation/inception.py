@@ -127,9 +127,11 @@ def inception_features(path: str | Path, sha256: str = SHA256) -> FeatureMap:
     """
     path = Path(path)
     if (found := hash_of(path)) != sha256:
-        published = f"that of {_FILE}; `inception_features` takes that of another conversion"
-        wanted = f"{sha256}, {published}" if sha256 == SHA256 else sha256
-        raise ValueError(f"{path} has SHA-256 {found}; it must be {wanted}")
+        which = f", as {_FILE} has" if sha256 == SHA256 else ""
+        raise ValueError(
+            f"{path} is not the file of weights asked for: it has SHA-256 {found[:12]}..., not "
+            f"{sha256[:12]}...{which}; `inception_features` takes another hash"
+        )
     model = Inception()
     variables = _variables(model, path)
     facts = {"file": path.name, "side": _SIDE, "resized": "bilinear"}

@@ -17,20 +17,19 @@ from vaejax.evaluation.laplace import approximate_elbo, no_expansion
 from vaejax.evaluation.neighbors import nearest_neighbors, no_held_out
 from vaejax.evaluation.pockets import leakage, nearest_neighbor_kl
 from vaejax.evaluation.prd import largest_f, prd_curves
-from vaejax.evaluation.rows import Row, mean_row, row
+from vaejax.evaluation.rows import Row, mean_row, row, share_row
 from vaejax.evaluation.samples import (
-    FEWEST,
     frechet_distance,
     frechet_error,
     kernel_distances,
     moments,
     precision_and_recall,
+    too_few,
 )
 from vaejax.evaluation.subject import Subject
 
 Compared = Subject | Control
 
-_LEVELS = (0.001, 0.01, 0.1)  # of the prior's own mass beyond a threshold of leakage
 _ACTIVE = 0.01  # variance of a dimension's mean from which on it is active
 
 
@@ -45,7 +44,8 @@ def metrics_of(
     found: dict[str, Row] = {}
     for name in fitting(subject, names):
         with timed({} if seconds is None else seconds, name):
-            found |= METRICS[name](subject)
+            rows = METRICS[name](subject)
+            found |= {each: {**row, "metric": name} for each, row in rows.items()}
     return found
 
 
@@ -59,9 +59,16 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 def fitting(subject: Subject, names: Sequence[str]) -> list[str]:
     """`names`, each once, with those that the model and its data allow in place of "all"."""
+    check_metrics(names)
     if "all" in names:
         return [name for name in METRICS if name not in MISFITS or not MISFITS[name](subject)]
     return list(dict.fromkeys(names))
+
+
+def left_out(subject: Subject, names: Sequence[str]) -> dict[str, str]:
+    """Why "all", if it is in `names`, does not mean some of METRICS here, by their names."""
+    lacks = {name: lack(subject) for name, lack in MISFITS.items() if "all" in names}
+    return {name: lack for name, lack in lacks.items() if lack}
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -122,8 +129,8 @@ def leaks(subject: Subject) -> dict[str, Row]:
     _, q = subject.draws
     at = {f"log p0 < {threshold:g}": threshold for threshold in subject.protocol.thresholds}
     if not at:
-        thresholds = subject.quantiles(_LEVELS)
-        at = {f"{level:g}": value for level, value in zip(_LEVELS, thresholds, strict=True)}
+        levels = subject.protocol.quantiles
+        at = dict(zip(map("{:g}".format, levels), subject.quantiles(levels), strict=True))
     found = {}
     for name, threshold in at.items():
         beyond = subject.mass_below(threshold)
@@ -131,20 +138,21 @@ def leaks(subject: Subject) -> dict[str, Row]:
         where += f"where the prior has {beyond:.3g} of its mass"
         for suffix, log_det in (("", None), ("_with_log_det", q.log_det)):
             scores = leakage(q.log_q, q.log_base, threshold, log_det)
-            found[f"leakage{suffix}[{name}]"] = mean_row(scores.unconditional, where)
-            found[f"leakage_conditional{suffix}[{name}]"] = (
-                mean_row(scores.conditional, where) if scores.leaks.any() else row(0.0, where)
-            )
-            found[f"leak_fraction[{name}]"] = mean_row(scores.leaks, where, unit="of q(z)")
+            for family, values in (
+                (f"leakage{suffix}", scores.unconditional),
+                (f"leakage_conditional{suffix}", scores.conditional),
+            ):
+                # Of nothing that leaks the spread says nothing about how much is not seen.
+                some = mean_row(values, where) if scores.leaks.any() else row(0.0, where)
+                found[f"{family}[{name}]"] = some
+            found[f"leak_fraction[{name}]"] = share_row(scores.leaks, where, unit="of q(z)")
     return found
 
 
 def frechet(subject: Compared) -> dict[str, Row]:
     """Frechet distances of all sets of samples to training data."""
     compared, found = subject.comparison, {}
-    real = moments(compared.real)
-    # A covariance of few dimensions needs fewer; and who asks for fewer gets them.
-    fewest = min(FEWEST, 100 * len(real.mean), compared.protocol.counts.images)
+    real, fewest = moments(compared.real), compared.fewest
     for name, features in subject.samples.items():
         value = frechet_distance(real, moments(features), fewest)
         error = frechet_error(real, features)
@@ -177,7 +185,7 @@ def precision_recall(subject: Compared) -> dict[str, Row]:
             where = "balls to the third neighbor, taken as known in the error; "
             where += _compared(subject, name, size, size)
             label = f"{what}[{compared.features.name}, {name}]"
-            found[label] = mean_row(inside, where, unit="fraction")
+            found[label] = share_row(inside, where, unit="fraction")
     return found
 
 
@@ -198,6 +206,17 @@ def prd(subject: Compared) -> dict[str, Row]:
             label = f"prd_{what}[{compared.features.name}, {name}]"
             found[label] = row(value, where, unit=f)
     return found
+
+
+def _no_features(subject: Subject) -> str:
+    return subject.comparison.lack
+
+
+def _too_few(subject: Subject) -> str:
+    compared = subject.comparison
+    if compared.lack or compared.num_images >= compared.fewest:
+        return compared.lack
+    return too_few(compared.num_images, compared.fewest)
 
 
 def _no_density(subject: Subject) -> str:
@@ -245,6 +264,8 @@ MISFITS: dict[str, Callable[[Subject], str]] = {
     "symmetric_kl": _no_density,
     "information": _no_density,
     "leakage": _no_density,
+    **dict.fromkeys(OF_SAMPLES, _no_features),
+    "frechet": _too_few,
     "approximate_elbo": no_expansion,
     "nearest_neighbors": no_held_out,
     "few_labels": no_labels,

@@ -11,7 +11,7 @@ import numpy as np
 from vaejax.data.arrays import Dataset, normalized
 from vaejax.data.transforms import Transform
 from vaejax.evaluation.comparison import as_stored, some
-from vaejax.evaluation.rows import Row, mean_row
+from vaejax.evaluation.rows import Row, mean_row, share_row
 from vaejax.evaluation.subject import Subject
 from vaejax.training.state import observed
 from vaejax.types import Array
@@ -74,7 +74,7 @@ def neighbor_rows(distances: dict[str, np.ndarray], where: str) -> dict[str, Row
             continue
         limit = f"no farther than the nearest {100 * QUANTILE:g} % of {len(floor)} held-out"
         # At most, not below: data may have doubles, so that the limit is 0.
-        found[f"near_training[rmse, {name}]"] = mean_row(
+        found[f"near_training[rmse, {name}]"] = share_row(
             each <= threshold, f"{limit}, taken as known in the error; {how}", unit="of samples"
         )
     return found

@@ -12,6 +12,7 @@ from vaejax.config import unknown
 
 SETS = ("random", "low_posterior", "reconstructions", "interpolations")
 SETS += ("pixel_midpoints", "low_posterior_data", "pca_mixture", "floor")
+_TUPLES = ("metrics", "thresholds", "quantiles", "sets")  # fields
 _MOST = 1_000_000  # draws for each example
 
 
@@ -42,16 +43,19 @@ class Protocol:
     counts: Counts = field(default_factory=Counts)
     sets: tuple[str, ...] = ()  # of SETS, that are compared with training data; none: all that fit
     thresholds: tuple[float, ...] = ()  # of leakage, in nats of log p0; none: its quantiles
+    quantiles: tuple[float, ...] = (0.001, 0.01, 0.1)  # the prior's own mass beyond a threshold
     inception: str | Path | None = None  # weights of `inception_features`, not the classifier
 
     def __post_init__(self) -> None:
-        for name in ("metrics", "thresholds", "sets"):
+        for name in _TUPLES:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in self.sets:
             if name not in SETS:
                 raise unknown("set of samples", name, SETS)
         if not all(math.isfinite(threshold) for threshold in self.thresholds):
             raise ValueError(f"thresholds are {self.thresholds}; they must be finite")
+        if not all(0 < quantile < 1 for quantile in self.quantiles):
+            raise ValueError(f"quantiles are {self.quantiles}; they must be between 0 and 1")
         if not 0 <= self.importance_samples <= _MOST:
             count = self.importance_samples
             raise ValueError(f"importance samples are {count}; at least 0 (none), at most {_MOST}")
@@ -66,7 +70,7 @@ class Protocol:
     def to_json(self, sha256: str = "") -> dict[str, Any]:
         """JSON-able, with the hash of the weights of `inception` in place of where they are."""
         tree = asdict(self)
-        tree |= {name: list(tree[name]) for name in ("metrics", "thresholds", "sets")}
+        tree |= {name: list(tree[name]) for name in _TUPLES}
         return {**tree, "inception": None if self.inception is None else sha256}
 
 

@@ -27,3 +27,13 @@ def mean_row(values: np.ndarray, protocol: str, unit: str = "nats") -> Row:
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
     return row(values.mean(), protocol, error=error, unit=unit)
+
+
+def share_row(inside: np.ndarray, protocol: str, unit: str) -> Row:
+    """The share of (N,) bool that is true.  Its standard error is not 0 where none is, or all are.
+
+    It is that of two successes and two failures more (Agresti and Coull, 1998).
+    """
+    count, value = len(inside), float(np.mean(inside, dtype=np.float64))
+    share = (value * count + 2) / (count + 4)
+    return row(value, protocol, error=float(np.sqrt(share * (1 - share) / (count + 4))), unit=unit)

@@ -40,9 +40,14 @@ def frechet_distance(one: Moments, other: Moments, fewest: int = FEWEST) -> floa
     if one.mean.shape != other.mean.shape:
         raise ValueError(f"features of {len(one.mean)} and of {len(other.mean)} dimensions")
     if (count := min(one.count, other.count)) < fewest:
-        asked = f"at least {fewest}, unless asked for fewer (--samples)"
-        raise ValueError(f"a Frechet distance of {count} samples; {asked}")
+        raise ValueError(too_few(count, fewest))
     return _distance(one, _square_root(one.covariance), other)
+
+
+def too_few(count: int, fewest: int) -> str:
+    """What stands against a Frechet distance of `count` samples, and what would help."""
+    help_ = f"--samples {count} takes it all the same"
+    return f"a Frechet distance of {count} samples is biased, it takes {fewest}; {help_}"
 
 
 def _distance(one: Moments, root: np.ndarray, other: Moments) -> float:

@@ -79,7 +79,9 @@ function names(run, plane, context, colors) {
 
 function image(run, plane) {
   const [height, width] = run.shape, context = run.decoded.getContext("2d");
-  if (!plane.pixels || !inside(state.at, plane.extent)) return context.clearRect(0, 0, width, height);
+  const within = plane.pixels && inside(state.at, plane.extent);
+  run.decoded.classList.toggle("outside", !within);
+  if (!within) return context.clearRect(0, 0, width, height);
   const result = context.createImageData(width, height), parts = corners(state.at, plane.extent, plane.nodes);
   const stride = plane.nodes * width;
   for (let row = 0; row < height; row++)

@@ -64,11 +64,7 @@ def explorer(
 ) -> str:
     """The explorer of several runs, as HTML.  data: of each, what `explorer_data` gives."""
     spaces = list(dict.fromkeys(space for planes in runs for space in planes))
-    # Where to begin: in the deepest pocket of the first run that has this space.
-    start = {
-        space: next(deepest_pocket(planes[space]) for planes in runs if space in planes)
-        for space in spaces
-    }
+    start = {space: _start(space, runs) for space in spaces}
     shared = {"pocket": POCKET, "colors": COLORS, "start": start, "frame": _frame(data)}
     blocks = [_run(k, *each) for k, each in enumerate(zip(labels, runs, data, strict=True))]
     everything = script_json({**shared, "runs": list(data)})
@@ -143,10 +139,27 @@ def _frame(data: Sequence[Mapping[str, Any]]) -> list[float]:
     return [float(center[d] + sign * reach) for d in (0, 1) for sign in (-1, 1)]
 
 
-def deepest_pocket(plane: Plane) -> list[float]:
-    """Where, within nine tenths of the prior's mass, log p - log q is largest.  -> [x, y]."""
+def _start(space: str, runs: Sequence[Mapping[str, Plane]]) -> list[float]:
+    """Where to begin: the deepest pocket of the first run that has this space, shown by all."""
+    shown = [planes.get(space, planes["z"]) for planes in runs]
+    first = next(planes[space] for planes in runs if space in planes)
+    columns, rows = np.ones(len(first.x), bool), np.ones(len(first.y), bool)
+    for each in shown:
+        columns &= (each.x[0] <= first.x) & (first.x <= each.x[-1])
+        rows &= (each.y[0] <= first.y) & (first.y <= each.y[-1])
+    return deepest_pocket(first, rows[:, None] & columns)
+
+
+def deepest_pocket(plane: Plane, within: np.ndarray | None = None) -> list[float]:
+    """Where, within nine tenths of the prior's mass, log p - log q is largest.  -> [x, y].
+
+    within: (G, G) bool, the part of the plane to look at, where any of it is in that mass.
+    """
     (level,) = mass_levels(Grid(plane.x, plane.y, plane.log_p), (0.9,))
-    ratio = np.where(plane.log_p >= level, plane.log_p - plane.log_q, -np.inf)
+    inside = plane.log_p >= level
+    if within is not None and (inside & within & np.isfinite(plane.log_q)).any():
+        inside &= within
+    ratio = np.where(inside, plane.log_p - plane.log_q, -np.inf)
     row, column = np.unravel_index(np.nanargmax(ratio), ratio.shape)
     return [round(float(plane.x[column]), 3), round(float(plane.y[row]), 3)]
 

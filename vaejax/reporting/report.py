@@ -9,7 +9,7 @@ from typing import Any
 
 from vaejax.config import parts_flag, saved_config
 from vaejax.data.arrays import Dataset
-from vaejax.evaluation.evaluate import evaluation_path, read_evaluation
+from vaejax.evaluation.files import evaluation_path, read_evaluation
 from vaejax.evaluation.plane import planes
 from vaejax.expost.fit import PRIOR, density_sha256
 from vaejax.expost.fit import sources as sources_of
@@ -30,7 +30,7 @@ from vaejax.reporting.provenance import (
     title_of,
 )
 from vaejax.reporting.run import subjects_of
-from vaejax.reporting.summary import cautions
+from vaejax.reporting.summary import cautions, omissions
 
 _LARGEST = 3_000_000  # bytes of a file that is taken along
 
@@ -58,18 +58,19 @@ def write_report(
     page.check_replaceable(path)
     shown = list(itertools.product(folders, dict.fromkeys(sources)))
     with ProgressReport("report", 0, len(shown) + 1, quiet) as progress:
-        runs, drawn, explored = [], [], []
-        for done, (folder, source) in enumerate(shown, start=1):
-            runs.append(opened(folder, dataset, source=source))
-            drawn.append({k: page.figure_uri(each) for k, each in basic_figures(runs[-1]).items()})
-            explored.append(_explored(runs[-1]))
+        runs = [opened(folder, dataset, source=source) for folder, source in shown]
+        evaluations = [_evaluation(run) for run in runs]  # first: they may be damaged
+        drawn, explored = [], []
+        for done, run in enumerate(runs, start=1):
+            drawn.append({k: page.figure_uri(each) for k, each in basic_figures(run).items()})
+            explored.append(_explored(run))
             progress.update(done)
         subjects = subjects_of(runs)
         # The page has its own way to move.
         names = [n for n in chosen_figures(subjects, ["all"]) if FIGURES[n].animate is None]
         together = {n: page.figure_uri(each) for n, each in run_figures(subjects, names).items()}
         progress.update(len(shown) + 1)
-    page.write_page(path, _document(runs, drawn, together, explored))
+    page.write_page(path, _document(runs, evaluations, drawn, together, explored))
     return path
 
 
@@ -102,12 +103,12 @@ def _explored(run: OpenedRun) -> tuple[dict, dict] | None:
 
 def _document(
     runs: Sequence[OpenedRun],
+    evaluations: Sequence[Mapping[str, Any]],
     drawn: Sequence[Mapping[str, str]],
     together: Mapping[str, str],
     explored: Sequence[tuple[dict, dict] | None],
 ) -> str:
     labels = labels_of(runs)
-    evaluations = [_evaluation(run) for run in runs]
     lead, used = _lead(labels, drawn, explored)
     again = commands(runs, evaluations) + config_texts(labels, runs)
     rest = [{name: uri for name, uri in each.items() if name != used} for each in drawn]
@@ -170,6 +171,8 @@ def _metrics(
             notes.append(f"{which}not evaluated yet; <code>{command}</code> does it.")
             continue
         notes += [which + page.escaped(text) for text in cautions(evaluation, run.config)]
+        left_out = [f"left out: {text}" for text in omissions(evaluation)]
+        notes += [which + page.escaped(text) for text in left_out]
         if (step := evaluation.get("step")) != int(run.state.step):
             drawn = f"evaluated at step {step}; all else here is of step {int(run.state.step)}"
             notes.append(which + page.escaped(drawn))

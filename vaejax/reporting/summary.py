@@ -38,7 +38,8 @@ def summary(evaluation: Mapping[str, Any], config: ConfigDict, workdir: str | Pa
     """
     metrics = evaluation.get("metrics", {})
     warnings = [f"warning: {line}" for line in cautions(evaluation, config)]
-    blocks = [_run(evaluation, config), _table(metrics, config), warnings]
+    left_out = [f"left out: {line}" for line in omissions(evaluation)]
+    blocks = [_run(evaluation, config), _table(metrics, config), left_out, warnings]
     blocks.append(_figures(config, Path(workdir), evaluation.get("source", PRIOR)))
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
@@ -109,6 +110,11 @@ def cautions(evaluation: Mapping[str, Any], config: Any) -> list[str]:
             "collapsed to the prior, and sample metrics mean nothing"
         )
     return lines
+
+
+def omissions(evaluation: Mapping[str, Any]) -> list[str]:
+    """Metrics that do not fit this model and its data, each with the reason."""
+    return [f"{name} ({why})" for name, why in evaluation.get("left_out", {}).items()]
 
 
 def is_collapsed(config: Any, metrics: Mapping[str, Any]) -> bool:

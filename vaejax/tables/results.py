@@ -83,7 +83,7 @@ def claims(
 ) -> list[dict[str, Any]]:
     """In how many pairs (one, other) of cells `other` is lower, column by column.
 
-    "clear" counts the differences, either way, beyond twice the larger sd: None for one seed.
+    "clearly" counts the differences beyond twice the larger sd: None for one seed, or no pair.
     """
     found = []
     for label in columns:
@@ -92,7 +92,7 @@ def claims(
         ]
         drops = [one["mean"] - other["mean"] for one, other in both]
         spreads = [max(each["sd"] or 0.0 for each in pair) for pair in both]
-        known = all(each["sd"] is not None for pair in both for each in pair)
+        known = both and all(each["sd"] is not None for pair in both for each in pair)
         clear = [abs(drop) > 2 * sd for drop, sd in zip(drops, spreads, strict=True)]
         found.append(
             {

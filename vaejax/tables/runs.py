@@ -18,11 +18,10 @@ from vaejax.evaluation.control import control_of
 from vaejax.evaluation.evaluate import (
     config_sha256,
     evaluate,
-    evaluation_path,
     observation_of,
-    read_evaluation,
     told,
 )
+from vaejax.evaluation.files import evaluation_path, read_evaluation
 from vaejax.evaluation.metrics import OF_SAMPLES
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.expost.fit import PRIOR, density_sha256, fit_density

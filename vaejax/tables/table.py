@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from vaejax.config import unknown
 from vaejax.evaluation.comparison import Comparison
+from vaejax.expost.fit import PRIOR
 from vaejax.reporting.summary import is_collapsed
 from vaejax.tables.plan import Cell, cells_of
 from vaejax.tables.results import cell_values, check_protocols, claims
@@ -129,22 +130,33 @@ def _claims(table: ConfigDict, rows: list[dict[str, Any]]) -> list[dict[str, Any
     for axis in ("prior", "source"):
         first, *others = [name for name, *_ in table[f"{axis}s"]]
         for other in others:
-            pairs = _pairs(rows, axis, first, other)
+            pairs, left_out = _pairs(rows, axis, first, other)
             columns = claims(table.compared, pairs)
-            found.append({"axis": axis, "one": first, "other": other, "columns": columns})
+            both = {"axis": axis, "one": first, "other": other}
+            found.append({**both, "left_out": left_out, "columns": columns})
     return found
 
 
-def _pairs(rows: list[dict[str, Any]], axis: str, one: str, other: str) -> list[tuple[Any, Any]]:
-    """Columns of rows that differ in `axis` alone, which are `one` and `other`."""
+def _pairs(
+    rows: list[dict[str, Any]], axis: str, one: str, other: str
+) -> tuple[list[tuple[Any, Any]], list[str]]:
+    """Columns of rows that differ in `axis` alone, which are `one` and `other`.
+
+    And the names of rows that say nothing about it: one of the two collapsed, or diverged.
+    """
     by_name = {tuple(row[key] for key in _NAMES): row for row in rows}
-    found = []
+    found, left_out = [], []
     for name, row in by_name.items():
         partner = by_name.get(_with(name, axis, other))
+        if row[axis] != one or partner is None:
+            continue
         # Of a collapsed posterior no metric of samples means anything.
-        if row[axis] == one and partner and not (row["collapsed"] or partner["collapsed"]):
+        if any(each["collapsed"] or each["failure"] for each in (row, partner)):
+            rest = [part for part in _with(name, axis, "") if part not in ("", PRIOR)]
+            left_out.append(", ".join(rest))
+        else:
             found.append((row["columns"], partner["columns"]))
-    return found
+    return found, left_out
 
 
 def _with(name: tuple[str, ...], axis: str, value: str) -> tuple[str, ...]:

@@ -97,14 +97,22 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
     for claim in claims:
         both = f"{claim['axis']} {claim['other']} is lower (better) than {claim['one']}"
         lines = [f"Pairs in which {both}:", ""]
-        for row in claim["columns"]:
-            clear = ""
-            if row["clearly_lower"] is not None:
-                counts = f"{row['clearly_lower']} and {row['clearly_higher']}"
-                clear = f"; lower and higher by more than two sd in {counts}"
-            lines.append(f"- {row['column']}: {row['lower']} of {row['pairs']}{clear}")
+        lines += [f"- {row['column']}: {_counts(row)}" for row in claim["columns"]]
+        if claim["left_out"]:
+            names = "; ".join(map(_plain, claim["left_out"]))
+            lines += ["", f"Not among them, since one of the two collapsed or diverged: {names}."]
         blocks.append("\n".join(lines))
     return blocks
+
+
+def _counts(row: Mapping[str, Any]) -> str:
+    if not row["pairs"]:
+        return "no pair to compare"
+    text = f"{row['lower']} of {row['pairs']}"
+    if row["clearly_lower"] is None:
+        return text
+    counts = f"{row['clearly_lower']} and {row['clearly_higher']}"
+    return f"{text}; lower and higher by more than two sd in {counts}"
 
 
 def _protocols(result: Result) -> str:

@@ -155,7 +155,8 @@ def _check_space(folder: Path, state: TrainState) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+    text = " ".join(str(error).split())
+    return text.partition(" See full TensorStore details")[0][:160]
 
 
 def _digest(state: TrainState) -> np.ndarray:
