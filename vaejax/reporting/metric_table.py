@@ -151,7 +151,7 @@ def cell_of(row: Row | None) -> Cell | None:
 
 
 def _row(name: str, labels: Sequence[str], cells: Sequence[Cell | None]) -> str:
-    compare, winner = comparable(cells), best(name, cells)
+    compare = comparable(cells)
     direction, meaning = _FAMILIES.get(_family(name), ("", ""))
     unit = next((cell.unit for cell in cells if cell), "")
     notes = [meaning, f"in {unit}" if unit == "nats" else unit]
@@ -164,13 +164,19 @@ def _row(name: str, labels: Sequence[str], cells: Sequence[Cell | None]) -> str:
     breakable = re.sub(r"([_\[,/])", r"\1<wbr>", escaped(name))
     head = f"<summary><code>{breakable}</code>{badge}</summary>"
     details = f'<details>{head}<div class="how"><p>{said}</p>{_protocols(labels, cells)}</div>'
-    columns = []
+    columns = value_cells(name, cells)
+    kind = f' class="{mark}"' if mark else ("" if compare else ' class="apart"')
+    return f'<tr{kind}><th scope="row">{details}</details></th>{"".join(columns)}</tr>'
+
+
+def value_cells(name: str, cells: Sequence[Cell | None]) -> list[str]:
+    """The numbers of one metric, the better one marked, as cells of a table."""
+    winner, columns = best(name, cells), []
     for k, cell in enumerate(cells):
         certain = cell is not None and cell.error is not None
         kind = f' class="{"best" if certain else "ahead"}"' if k == winner else ""
         columns.append(f"<td{kind}>{_value(cell, k == winner)}</td>")
-    kind = f' class="{mark}"' if mark else ("" if compare else ' class="apart"')
-    return f'<tr{kind}><th scope="row">{details}</details></th>{"".join(columns)}</tr>'
+    return columns
 
 
 def _value(cell: Cell | None, wins: bool) -> str:

@@ -66,6 +66,18 @@ def title_of(runs: Sequence[OpenedRun]) -> str:
     return ", ".join(dict.fromkeys(run.name for run in runs))
 
 
+def in_short(runs: Sequence[OpenedRun]) -> str:
+    """Data, and how much training, in a sentence: what a reader asks first."""
+    dataset, sizes = runs[0].dataset, runs[0].dataset.splits.items()
+    data = f"{dataset.name}: {', '.join(f'{len(rows):,} {split}' for split, rows in sizes)}"
+    same = {
+        f"{run.config.latent_dim} latent dimensions; {int(run.state.step):,} steps of "
+        f"{run.config.batch_size} examples"
+        for run in runs
+    }
+    return f"{data}; {same.pop()}." if len(same) == 1 else f"{data}."
+
+
 def facts(
     labels: Sequence[str],
     runs: Sequence[OpenedRun],

@@ -19,12 +19,14 @@ from vaejax.reporting.basics import basic_figures
 from vaejax.reporting.captions import CAPTIONS
 from vaejax.reporting.explorer import explorer, explorer_data, num_nodes
 from vaejax.reporting.gallery import FIGURES, chosen_figures, run_figures
+from vaejax.reporting.headline import headline
 from vaejax.reporting.metric_table import metric_table
 from vaejax.reporting.opened import OpenedRun, opened
 from vaejax.reporting.provenance import (
     commands,
     config_texts,
     facts,
+    in_short,
     labels_of,
     source_flag,
     title_of,
@@ -112,20 +114,25 @@ def _document(
     lead, used = _lead(labels, drawn, explored)
     again = commands(runs, evaluations) + config_texts(labels, runs)
     rest = [{name: uri for name, uri in each.items() if name != used} for each in drawn]
+    notes = _notes(labels, runs, evaluations) + headline(labels, evaluations)
     sections = {
-        "trained": ("What was trained", facts(labels, runs, evaluations)),
         "picture": ("The latent plane" if used is None else used.capitalize(), lead),
-        "metrics": ("Metrics", _metrics(labels, runs, evaluations)),
+        "metrics": ("Metrics", _metrics(labels, evaluations)),
         "figures": ("Figures", _figures(labels, runs, rest, together)),
+        "trained": ("What was trained", facts(labels, runs, evaluations)),
         "reproduce": ("How to make it again", again),
     }
     title = f"{title_of(runs)} on {runs[0].dataset.name}"
-    links = "".join(f'<a href="#{key}">{head}</a>' for key, (head, _) in sections.items())
+    links = "".join(
+        f'<a href="#{key}">{head}</a>' for key, (head, shown) in sections.items() if shown
+    )
     parts = [
         f'<section id="{key}"><h2>{head}</h2>{content}</section>'
         for key, (head, content) in sections.items()
+        if content
     ]
-    head = f"<header><h1>{page.escaped(title)}</h1><nav>{links}</nav></header>"
+    about = f"<p>{page.escaped(in_short(runs))}</p>"
+    head = f"<header><h1>{page.escaped(title)}</h1>{about}<nav>{links}</nav>{notes}</header>"
     foot = "<footer>Made by <code>vaejax report</code>. This page loads nothing.</footer>"
     scripts = ("drawing.js", "explorer.js") if any(explored) else ()
     return page.page(title, f"{head}<main>{''.join(parts)}</main>{foot}", scripts)
@@ -158,9 +165,10 @@ def _evaluation(run: OpenedRun) -> dict[str, Any]:
     return read_evaluation(path)
 
 
-def _metrics(
+def _notes(
     labels: Sequence[str], runs: Sequence[OpenedRun], evaluations: Sequence[Mapping[str, Any]]
 ) -> str:
+    """What to beware of, and how to evaluate what is not."""
     notes = []
     for label, run, evaluation in zip(labels, runs, evaluations, strict=True):
         which = f"<b>{page.escaped(label)}</b>: " if len(runs) > 1 else ""
@@ -171,28 +179,34 @@ def _metrics(
             notes.append(f"{which}not evaluated yet; <code>{command}</code> does it.")
             continue
         notes += [which + page.escaped(text) for text in cautions(evaluation, run.config)]
-        left_out = [f"left out: {text}" for text in omissions(evaluation)]
-        notes += [which + page.escaped(text) for text in left_out]
         if (step := evaluation.get("step")) != int(run.state.step):
             drawn = f"evaluated at step {step}; all else here is of step {int(run.state.step)}"
             notes.append(which + page.escaped(drawn))
         if evaluation.get("density_sha256", "") != density_sha256(run.workdir, run.source):
             drawn = f"evaluated with another density {run.source!r} than the one of all else here"
             notes.append(which + page.escaped(drawn))
-    said = "".join(f'<p class="caution">{note}</p>' for note in notes)
+    return "".join(f'<p class="caution">{note}</p>' for note in notes)
+
+
+def _metrics(labels: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -> str:
     if not any(evaluations):
-        return said
+        return ""
+    left_out = [
+        f"<p>Left out{f' of {label}' if len(labels) > 1 else ''}: {text}</p>"
+        for label, each in zip(map(page.escaped, labels), evaluations, strict=True)
+        for text in map(page.escaped, omissions(each))
+    ]
     legend = (
         "<p>\u00b1 is one standard error. Open a name to see what it is and how each number was "
         "made. "
     )
-    if len(runs) > 1:
+    if len(labels) > 1:
         legend += (
             '<span class="best">Green</span> is better by more than two standard errors of the '
             'difference, <span class="ahead">bold</span> is better but its error is not known; '
             "both only where the protocols are the same."
         )
-    return said + legend + "</p>" + metric_table(labels, evaluations)
+    return legend + "</p>" + metric_table(labels, evaluations) + "".join(left_out)
 
 
 def _figures(
