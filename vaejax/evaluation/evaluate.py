@@ -51,10 +51,10 @@ def evaluate(
     metrics, importance_samples, importance_examples, counts, sets, thresholds, quantiles and
     inception, the fields of `vaejax.evaluation.protocol.Protocol`.  source: the prior, or a fitted
     density.  The file of another split is `evaluation_<split>.json`, of another source it goes on
-    with that, and for data other than the run's (`other_data`) it ends in their hash.  Numbers in
-    it of the same weights that are not made again stay.  `seconds` takes the time of each metric;
-    the `comparison` of another evaluation of the same data and protocol saves some.  Raises
-    ValueError for a name that is unknown or not allowed here, wrong weights, and other data.
+    with that, of other data (`other_data`) it ends in their hash.  Its numbers of the same weights
+    stay if not made again.  `seconds` takes the time of each metric; the `comparison` of another
+    evaluation of the same data and protocol saves some.  Raises ValueError for a name that is
+    unknown or not allowed here, wrong weights, and other data.
 
     >>> elbo = vaejax.evaluate("runs/digits", importance_samples=0)["metrics"]["elbo"]["value"]
     """
@@ -64,25 +64,17 @@ def evaluate(
     dataset = run_dataset(workdir, config, dataset, other_data)
     _check(protocol, dataset, comparison)
     transform = make_transform(config, dataset, model.likelihood.unit_interval)
-    given = model, state.variables(), dataset, transform, config.seed, protocol, quiet, comparison
-    subject = Subject(*given)
-    metrics = fitting(subject, protocol.metrics)
-    rows = _rows(subject, metrics, config, state, {} if seconds is None else seconds)
-    features = subject.comparison.used
-    sha256 = features.get("sha256", "") if protocol.inception else ""
+    given = model, state.variables(), dataset, transform, config.seed
+    subject = Subject(*given, protocol, quiet, comparison)
     result = {
         "step": int(state.step),
         "source": source,
         "density_sha256": density_sha256(workdir, source),
         "split": protocol.split,
         "num_examples": len(dataset.splits[protocol.split]),
-        "data": {"name": dataset.name, "sha256": dataset.sha256, "note": dataset.note},
         "seed": config.seed,
-        "protocol": {**protocol.to_json(sha256), "metrics": metrics},
-        "features": features,
-        "left_out": left_out(subject, protocol.metrics),
-        **_provenance(config),
-        "metrics": rows,
+        **_provenance(config, dataset),
+        **_findings(subject, config, state, {} if seconds is None else seconds),
     }
     path = evaluation_path(workdir, protocol.split, dataset, config, source)
     return write_evaluation(path, result)
@@ -95,6 +87,22 @@ def _check(protocol: Protocol, dataset: Dataset, comparison: Comparison | None) 
         is_same = comparison.protocol == protocol and comparison.dataset.sha256 == dataset.sha256
         if not is_same:
             raise ValueError("this comparison is of another protocol or of other data")
+
+
+def _findings(
+    subject: Subject, config: ConfigDict, state: Any, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """All that an evaluation was told and found."""
+    protocol = subject.protocol
+    metrics = fitting(subject, protocol.metrics)
+    rows = _rows(subject, metrics, config, state, seconds)
+    features = subject.comparison.used
+    return {
+        "protocol": {**protocol.to_json(features.get("sha256", "")), "metrics": metrics},
+        "features": features,
+        "left_out": left_out(subject, protocol.metrics),
+        "metrics": rows,
+    }
 
 
 def _rows(
@@ -201,9 +209,10 @@ def _costs(subject: Subject, config: ConfigDict, state: Any) -> dict[str, Row]:
     return costs
 
 
-def _provenance(config: ConfigDict) -> dict[str, Any]:
+def _provenance(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return {
+        "data": {"name": dataset.name, "sha256": dataset.sha256, "note": dataset.note},
         "config_sha256": config_sha256(config),
         "versions": {"vaejax": vaejax.__version__, "commit": _commit(), **versions},
     }

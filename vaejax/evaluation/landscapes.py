@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from flax import linen as nn
 
 from vaejax.evaluation.pockets import Aggregate
 from vaejax.evaluation.subject import Subject
-from vaejax.evaluation.traversals import dimension_kls, from_base
+from vaejax.evaluation.traversals import dimension_kls, from_base, to_base
+from vaejax.models.programs import prior_draws, program, with_prior
 
 _SIZE, _MARGIN = 200, 0.1  # points of a side; share of its length beyond the draws shown
 _SHOWN = 500  # draws of the prior, and of q(z), that every frame holds
@@ -79,15 +78,10 @@ def strongest_dimensions(subject: Subject, space: str) -> np.ndarray:
         return np.argsort(-points.std(axis=0), kind="stable")
     mean, scale = codes.mean[:1_000], codes.scale[:1_000]
     noise = np.random.Generator(np.random.Philox(0)).normal(size=(64, *mean.shape))
-
-    def both(vae: Any, key: Any, z: Any) -> tuple[Any, Any]:
-        prior = vae.prior.sample(key, 5_000)
-        if space == "representation":
-            return prior, z
-        return vae.prior.to_base(prior), vae.prior.to_base(z)
-
     z = (mean + scale * noise).astype(np.float32).reshape(-1, mean.shape[1])
-    prior, drawn = jax.jit(nn.apply(both, model))(variables, subject.key(3), z)
+    prior, drawn = np.asarray(program(prior_draws(5_000), model)(variables, subject.key(3))), z
+    if space == "generation":
+        prior, drawn = (to_base(model, variables, each) for each in (prior, drawn))
     drawn = np.asarray(drawn).reshape(noise.shape)
     kls = dimension_kls(drawn.mean(axis=0), drawn.std(axis=0) + 1e-6, np.asarray(prior))
     return np.argsort(-kls, kind="stable")
@@ -120,12 +114,8 @@ def log_densities(
     points: (N, D) -> (N,) each, densities of the space that the points are of.
     """
     model, variables = subject.model, subject.variables
-
-    def logs(vae: Any, z: Any) -> tuple[Any, Any]:
-        return vae.prior.log_prob(z), vae.prior.base_log_prob(vae.prior.to_base(z))
-
     z = from_base(model, variables, points) if base else points
-    log_p, log_base = map(np.asarray, jax.jit(nn.apply(logs, model))(variables, z))
+    _, log_p, log_base = map(np.asarray, program(with_prior, model)(variables, z))
     log_q = np.asarray(subject.aggregate.log_prob(z))
     if not base:
         return log_q, log_p

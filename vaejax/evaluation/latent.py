@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from vaejax.data.arrays import Rows
 from vaejax.data.transforms import Transform
+from vaejax.models.programs import log_base, log_prior, prior_draws, program, to_base
 from vaejax.models.vae import VAE
 from vaejax.training.state import EVALUATE, stream_key
 from vaejax.training.validation import make_over_examples
@@ -71,15 +71,8 @@ def density_grid(
     -> x (size,), y (size,), log_density (size, size) with rows along y, in nats.  `base` asks for
     the base density in generation space.
     """
-
-    def log_density(vae: VAE, z: Any) -> Any:
-        return vae.prior.base_log_prob(z) if base else vae.prior.log_prob(z)
-
-    def prior_points(vae: VAE, key: Any) -> Any:
-        z = vae.prior.sample(key, 1_000)
-        return vae.prior.to_base(z) if base else z
-
-    drawn = jax.jit(nn.apply(prior_points, model))(variables, jax.random.key(0))
+    drawn = program(prior_draws(1_000), model)(variables, jax.random.key(0))
+    drawn = program(to_base, model)(variables, drawn) if base else drawn
     # Quantiles of both, so that one far outlier does not shrink everything else to a dot.
     spread = [np.quantile(cloud, (0.002, 0.998), axis=0) for cloud in (points, np.asarray(drawn))]
     low, high = np.min(spread, axis=(0, 1)), np.max(spread, axis=(0, 1))
@@ -87,5 +80,5 @@ def density_grid(
     center, reach = (low + high) / 2, (1 + margin) * max(np.max(high - low), 1e-3) / 2
     x, y = (np.linspace(center[d] - reach, center[d] + reach, size) for d in (0, 1))
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
-    values = jax.jit(nn.apply(log_density, model))(variables, grid)
+    values = program(log_base if base else log_prior, model)(variables, grid)
     return x, y, np.asarray(values).reshape(size, size)

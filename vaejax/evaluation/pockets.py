@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from scipy.spatial import KDTree
 from scipy.stats import chi2
 
 from vaejax.evaluation.aggregate import aggregate_log_density
+from vaejax.models.programs import prior_draws, program, with_prior
 from vaejax.models.vae import VAE
 from vaejax.types import Array
 
@@ -60,17 +60,9 @@ def draws_of_both(
     model: VAE, variables: Mapping[str, Any], aggregate: Aggregate, key: Array, num_samples: int
 ) -> tuple[Draws, Draws]:
     """Independent draws of the prior p(z), and of the aggregate posterior q(z)."""
-
-    def with_prior(vae: VAE, z: Array) -> tuple[Array, Array, Array]:
-        z0 = vae.prior.to_base(z)
-        return z0, vae.prior.log_prob(z), vae.prior.base_log_prob(z0)
-
-    def of_prior(vae: VAE, key: Array) -> Array:
-        return vae.prior.sample(key, num_samples)
-
     of_p, of_q = jax.random.split(key)
-    points = nn.apply(of_prior, model)(variables, of_p), aggregate.sample(of_q, num_samples)
-    densities = jax.jit(nn.apply(with_prior, model))
+    of_prior = program(prior_draws(num_samples), model)(variables, of_p)
+    points, densities = (of_prior, aggregate.sample(of_q, num_samples)), program(with_prior, model)
     found = []
     for z in points:
         z0, log_p, log_base = densities(variables, z)

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from vaejax.data.arrays import Dataset
 from vaejax.data.transforms import Transform
@@ -27,6 +26,7 @@ from vaejax.evaluation.pockets import (
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.samples import FEWEST
 from vaejax.evaluation.traversals import decoded
+from vaejax.models.programs import halfway, log_prior, prior_draws, program
 from vaejax.models.vae import VAE
 from vaejax.training.state import METRIC, stream_key
 from vaejax.training.validation import num_at_once, over_split
@@ -81,8 +81,7 @@ class Subject:
 
     def log_prior(self, z: np.ndarray) -> np.ndarray:
         """log p(z).  (N, D) -> (N,) nats."""
-        log_prob = jax.jit(nn.apply(lambda vae, z: vae.prior.log_prob(z), self.model))
-        return np.asarray(log_prob(self.variables, z), np.float64)
+        return np.asarray(program(log_prior, self.model)(self.variables, z), np.float64)
 
     @functools.cached_property
     def draws(self) -> tuple[Draws, Draws]:
@@ -152,10 +151,8 @@ class Subject:
         return decoded(self.model, self.variables, self.latents[name][:most])
 
     def _prior(self, count: int, purpose: int) -> np.ndarray:
-        def of_prior(vae: VAE, key: Array) -> Array:
-            return vae.prior.sample(key, count)
-
-        return np.asarray(nn.apply(of_prior, self.model)(self.variables, self.key(purpose)))
+        drawn = program(prior_draws(count), self.model)(self.variables, self.key(purpose))
+        return np.asarray(drawn)
 
     def _low_posterior(self) -> np.ndarray:
         count = self.comparison.num_images
@@ -174,15 +171,11 @@ class Subject:
 
     def _midpoints(self, codes: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Half-way between pairs, in generation space."""
-
-        def halfway(vae: VAE, one: Array, other: Array) -> Array:
-            return vae.prior.from_base((vae.prior.to_base(one) + vae.prior.to_base(other)) / 2)
-
-        return np.asarray(jax.jit(nn.apply(halfway, self.model))(self.variables, codes, others))
+        return np.asarray(program(halfway, self.model)(self.variables, codes, others))
 
     def _decoded_features(self, z: np.ndarray) -> np.ndarray:
         most = num_at_once(self.model, self.variables, self.dataset.x_shape, ("decoder",))
-        decode = jax.jit(nn.apply(VAE.decode, self.model))
+        decode = program(VAE.decode, self.model)
 
         def decoded(block: np.ndarray, _: Any) -> np.ndarray:
             return self.comparison.features_of(np.asarray(decode(self.variables, block)))

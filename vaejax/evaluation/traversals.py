@@ -14,6 +14,8 @@ import numpy as np
 from flax import linen as nn
 
 from vaejax.config import unknown
+from vaejax.models import programs
+from vaejax.models.programs import program
 from vaejax.models.vae import VAE
 from vaejax.training.validation import num_at_once, over_split
 
@@ -144,12 +146,12 @@ def dimension_kls(mean: np.ndarray, scale: np.ndarray, prior: np.ndarray) -> np.
 
 def to_base(model: VAE, variables: Mapping[str, Any], z: np.ndarray) -> np.ndarray:
     """Representation -> generation space.  (..., D) -> (..., D)."""
-    return _mapped(model, variables, z, lambda vae, z: vae.prior.to_base(z))
+    return _mapped(model, variables, z, programs.to_base)
 
 
 def from_base(model: VAE, variables: Mapping[str, Any], z0: np.ndarray) -> np.ndarray:
     """Generation -> representation space.  (..., D) -> (..., D)."""
-    return _mapped(model, variables, z0, lambda vae, z0: vae.prior.from_base(z0))
+    return _mapped(model, variables, z0, programs.from_base)
 
 
 def decoded(model: VAE, variables: Mapping[str, Any], z: np.ndarray) -> np.ndarray:
@@ -157,7 +159,7 @@ def decoded(model: VAE, variables: Mapping[str, Any], z: np.ndarray) -> np.ndarr
     flat = z.reshape(-1, z.shape[-1])
     shape = jax.eval_shape(nn.apply(VAE.decode, model), variables, flat[:1]).shape[1:]
     most = num_at_once(model, variables, shape, ("decoder",))
-    decode = jax.jit(nn.apply(VAE.decode, model))
+    decode = program(VAE.decode, model)
     x = over_split(lambda block, _: decode(variables, block), flat, most)
     return np.asarray(x).reshape(*z.shape[:-1], *shape)
 
@@ -172,7 +174,7 @@ def _mapped(
     model: VAE, variables: Mapping[str, Any], points: np.ndarray, of: Callable[[VAE, Any], Any]
 ) -> np.ndarray:
     flat = points.reshape(-1, points.shape[-1])
-    return np.asarray(jax.jit(nn.apply(of, model))(variables, flat)).reshape(points.shape)
+    return np.asarray(program(of, model)(variables, flat)).reshape(points.shape)
 
 
 def _codes(codes: np.ndarray, axes: int) -> np.ndarray:

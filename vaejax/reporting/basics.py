@@ -10,8 +10,10 @@ import numpy as np
 from flax import linen as nn
 from matplotlib.figure import Figure
 
+from vaejax.evaluation.chains import reconstructed
 from vaejax.evaluation.latent import codes, density_grid
 from vaejax.memory import check_memory, program_memory
+from vaejax.models.programs import program
 from vaejax.models.vae import VAE
 from vaejax.reporting import figures
 from vaejax.reporting.curves import training_curves
@@ -80,7 +82,7 @@ def _training(run: OpenedRun) -> Figure:
 
 def _reconstructions(run: OpenedRun) -> Figure:
     x = run.held_out(_NUM_RECONSTRUCTED[len(run.dataset.x_shape) == 3])
-    output = jax.jit(nn.apply(lambda vae, x: vae.decode(vae.embed(x)), run.model))(run.variables, x)
+    output = program(reconstructed, run.model)(run.variables, x)
     return figures.reconstructions(x, np.asarray(output), f"Held-out reconstructions, {run.name}")
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from matplotlib.figure import Figure
 
 from vaejax.config import unknown
@@ -18,6 +17,7 @@ from vaejax.data.arrays import Dataset
 from vaejax.evaluation.chains import markov_paths, noise_of, reconstructed
 from vaejax.evaluation.mixing import autocorrelation, projection
 from vaejax.memory import check_memory
+from vaejax.models.programs import program
 from vaejax.parallel import example_keys
 from vaejax.reporting import figures
 from vaejax.reporting.opened import OpenedRun, opened
@@ -173,10 +173,10 @@ def start_states(run: OpenedRun, num_chains: int, start: str, key: Array) -> np.
 def _denoised(run: OpenedRun, x: np.ndarray) -> np.ndarray:
     """What the model makes of states.  (..., *X) -> the same."""
     shape = run.dataset.x_shape
-    program = jax.jit(nn.apply(reconstructed, run.model))
+    denoise = program(reconstructed, run.model)
     flat = x.reshape(-1, *shape)
     most = num_at_once(run.model, run.variables, shape)
-    return over_split(lambda rows, _: program(run.variables, rows), flat, most).reshape(x.shape)
+    return over_split(lambda rows, _: denoise(run.variables, rows), flat, most).reshape(x.shape)
 
 
 def _write_arrays(path: Path, found: Chains) -> None:

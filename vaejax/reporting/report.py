@@ -11,6 +11,7 @@ from vaejax.config import parts_flag, saved_config
 from vaejax.data.arrays import Dataset
 from vaejax.evaluation.files import evaluation_path, read_evaluation
 from vaejax.evaluation.plane import planes
+from vaejax.evaluation.subject import Subject
 from vaejax.expost.fit import PRIOR, density_sha256
 from vaejax.expost.fit import sources as sources_of
 from vaejax.progress import ProgressReport
@@ -62,12 +63,12 @@ def write_report(
     with ProgressReport("report", 0, len(shown) + 1, quiet) as progress:
         runs = [opened(folder, dataset, source=source) for folder, source in shown]
         evaluations = [_evaluation(run) for run in runs]  # first: they may be damaged
-        drawn, explored = [], []
-        for done, run in enumerate(runs, start=1):
-            drawn.append({k: page.figure_uri(each) for k, each in basic_figures(run).items()})
-            explored.append(_explored(run))
-            progress.update(done)
         subjects = subjects_of(runs)
+        drawn, explored = [], []
+        for done, (run, subject) in enumerate(zip(runs, subjects.values(), strict=True), start=1):
+            drawn.append({k: page.figure_uri(each) for k, each in basic_figures(run).items()})
+            explored.append(_explored(run, subject))
+            progress.update(done)
         # The page has its own way to move.
         names = [n for n in chosen_figures(subjects, ["all"]) if FIGURES[n].animate is None]
         together = {n: page.figure_uri(each) for n, each in run_figures(subjects, names).items()}
@@ -94,11 +95,11 @@ def _check(folders: Sequence[Path]) -> None:
             raise ValueError(f"the run in {folder} is of other data, SHA-256 {hashes}")
 
 
-def _explored(run: OpenedRun) -> tuple[dict, dict] | None:
+def _explored(run: OpenedRun, subject: Subject) -> tuple[dict, dict] | None:
     """Planes and their data, where the latent space is a plane and q(z|x) has a density."""
     if run.config.latent_dim != 2 or not run.model.posterior.has_density:
         return None
-    found = planes(run.subject(), nodes=num_nodes(run.dataset.x_shape))
+    found = planes(subject, nodes=num_nodes(run.dataset.x_shape))
     labels = run.dataset.labels.get("test")
     return found, explorer_data(found, run.held_out(2_000), labels)
 
