@@ -25,8 +25,8 @@ CAPTIONS = {
     "traversals": "From one held-out example to another, straight in generation space. With a flow "
     "the way is curved in representation space, around the places without codes.",
     "factors": "One coordinate changes in a row, the others stay.",
-    "interpolations": "Between four held-out examples, in the corners, straight in generation "
-    "space.",
+    "interpolations": "Between four held-out examples, straight in generation space. Images of "
+    "them stand beside the corners.",
     "decoupling": "The model: what represents and what generates, and what is between them.",
     "coupling": "The flow between both spaces, block by block.",
     "architecture": "The layers of encoder and decoder.",

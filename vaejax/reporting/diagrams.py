@@ -17,6 +17,7 @@ from vaejax.reporting.panels import NOTE, axes_at, text_at, titled
 _NET, _LATENT, _DATA, _FLOW = "#dcebf5", "#ffffff", "#f1f1f1", "#fbe5d6"
 _TRAIN: Any = {"color": BLUE, "linestyle": "solid"}
 _SAMPLE: Any = {"color": ORANGE, "linestyle": (0, (4, 1.5))}
+_SCALE = "Bars: how many numbers a layer gives out, on a logarithmic scale that begins at 1."
 
 
 @style()
@@ -164,8 +165,9 @@ def architecture(runs: Mapping[str, LayerTable]) -> Figure:
     tables = [(" and ".join(labels), runs[labels[0]]) for labels in groups.values()]
     rows = [max(np.sum(table.part == "decoder"), np.sum(table.part != "decoder"))
             for _, table in tables]  # fmt: skip
-    room = sum(0.3 * row + 0.8 for row in rows)
+    room = sum(0.3 * row + 0.8 for row in rows) + 0.15
     figure, top = titled(WIDTH, room, "Layers: what each gives out, and its number of parameters")
+    text_at(figure, 0.1, top + room - 0.3, _SCALE, fontsize=7.5, color=NOTE)
     for (label, table), row in zip(tables, rows, strict=True):
         text_at(figure, 0.1, top, label, fontsize=8.5, weight="bold")
         axes = _canvas(figure, top + 0.2, 0.3 * row + 0.55)

@@ -34,6 +34,7 @@ from vaejax.reporting.panels import (
 _TITLE = "Traversals between held-out examples, straight in generation space"
 _GAP, _STRIP = 0.36, WIDTH - 0.5
 PATH_COLORS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
+_BESIDE = 2.5  # images, the room that the examples take beside a grid
 
 
 @style()
@@ -194,14 +195,13 @@ def _factor_names(axes: Axes, run: Factors) -> None:
 
 @style()
 def interpolations(runs: Mapping[str, Interpolations]) -> Figure:
-    """Between the examples at the corners.  Images: a grid; points: all over the data."""
+    """Between four examples: a grid of images, with them beside its corners, or of points."""
     is_points = are_points(next(iter(runs.values())).data)
     gap = 0.36 if is_points else 0.2
     side = min((WIDTH - 0.1 - gap * len(runs)) / len(runs), 3.6)
-    heights = [side] if is_points else [
-        block_size(_flat(run.walk.x), run.walk.x.shape[1], side)[3] for run in runs.values()
-    ]  # fmt: skip
-    title = "Bilinear between four held-out examples (corners), straight in generation space"
+    heights = [side] if is_points else [_grid(run, side)[1] for run in runs.values()]
+    where = "corners" if is_points else "outside"
+    title = f"Between four held-out examples ({where}), straight in generation space"
     figure, top = titled(max(len(runs) * (side + gap) + 0.1, 4.6), max(heights) + 0.5, title)
     for k, (label, run) in enumerate(runs.items()):
         left = gap + k * (side + gap) if is_points else 0.1 + k * (side + gap)
@@ -211,9 +211,28 @@ def interpolations(runs: Mapping[str, Interpolations]) -> Figure:
             data_frame(axes, run.data)
             point_cloud(axes, run.data, GRAY)
             _knots(axes, run.walk.x)
-            continue
-        image_block(figure, left, top + 0.22, side, _flat(run.walk.x), run.walk.x.shape[1])
+        else:
+            _draw_grid(figure, left, top + 0.22, side, run)
     return figure
+
+
+def _grid(run: Interpolations, side: float) -> tuple[float, float]:
+    """Inches that a grid takes of `side`, which has room for an example on the left and right."""
+    columns = run.walk.x.shape[1]
+    return block_size(_flat(run.walk.x), columns, side * columns / (columns + _BESIDE))[2:]
+
+
+def _draw_grid(figure: Figure, left: float, top: float, side: float, run: Interpolations) -> None:
+    rows, columns = run.walk.x.shape[:2]
+    across, down = _grid(run, side)
+    one, other = across / columns, down / rows
+    inner = left + _BESIDE / 2 * one
+    image_block(
+        figure, inner, top, side * columns / (columns + _BESIDE), _flat(run.walk.x), columns
+    )
+    for k, x in enumerate(run.corners):
+        place = left if k % 2 == 0 else inner + across + (_BESIDE / 2 - 1) * one
+        image_block(figure, place, top + (k // 2) * (down - other), one, x[None], 1)
 
 
 def _knots(axes: Axes, x: np.ndarray) -> None:
