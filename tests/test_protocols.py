@@ -13,14 +13,16 @@ from conftest import one_line
 
 import vaejax
 from vaejax.cli import main
-from vaejax.config import load_config
+from vaejax.config import load_config, saved_config
 from vaejax.evaluation.comparison import some
 from vaejax.evaluation.evaluate import evaluate
-from vaejax.evaluation.metrics import METRICS
+from vaejax.evaluation.metrics import METRICS, USES, metrics_of
 from vaejax.evaluation.protocol import Counts, Protocol
 from vaejax.evaluation.rows import share_row
 from vaejax.evaluation.samples import frechet_distance, frechet_error, moments
+from vaejax.reporting.metric_table import cell_of, comparable
 from vaejax.reporting.opened import opened
+from vaejax.training.checkpoint import saved_steps
 
 COUNTS = Counts(reference=200, latent=300, images=150, pairs=100)
 ONE_DEVICE = """
@@ -120,13 +122,14 @@ def test_thresholds_are_numbers_if_told_else_quantiles_of_the_prior(workdir, cap
     plain = json.loads((workdir / "evaluation.json").read_text())["metrics"]
     assert main([*command, "--thresholds", f"{quantile}", "-1000"]) == 0
     told = json.loads((workdir / "evaluation.json").read_text())["metrics"]
-    assert told[f"leakage[log p0 < {quantile:g}]"]["value"] == plain["leakage[0.01]"]["value"]
+    assert told[f"leakage[log p0 < {quantile:.10g}]"]["value"] == plain["leakage[0.01]"]["value"]
     assert told["leak_fraction[log p0 < -1000]"]["value"] == 0
-    assert "0.01 of its mass" in told[f"leakage[log p0 < {quantile:g}]"]["protocol"]
+    assert told[f"leakage[log p0 < {quantile:.10g}]"]["prior_mass"] == pytest.approx(0.01)
     assert main([*command, "--quantiles", "0.25"]) == 0
     found = json.loads((workdir / "evaluation.json").read_text())["metrics"]
-    assert "0.25 of its mass" in found["leakage[0.25]"]["protocol"]
+    assert found["leakage[0.25]"]["prior_mass"] == 0.25
     assert found["leakage[0.01]"] == plain["leakage[0.01]"]
+    assert main([*command, "--quantiles", "0.25", "--thresholds", "-3"]) == 2
 
 
 def test_the_error_of_a_share_is_not_zero_where_nothing_was_seen():
@@ -194,8 +197,14 @@ def test_numbers_of_one_metric_never_have_two_protocols(fresh):
     same = evaluate(fresh, **alike, counts=COUNTS)
     assert "frechet[fourier, reconstructions]" in same["metrics"]
     fewer = Counts(**{**vars(COUNTS), "images": 120})
-    with pytest.warns(UserWarning, match=r"no longer has frechet\[fourier, \w+\].* protocol"):
+    # What is of another protocol now was made in the way that the last evaluation had.
+    evaluate(fresh, metrics=["leakage"], importance_samples=2, counts=fewer)
+    with pytest.warns(UserWarning, match=r"no longer has frechet\[fourier, \w+\].* another way"):
         other = evaluate(fresh, **alike, counts=fewer)
+    # And what frechet does not use does not matter.
+    evaluate(fresh, **{**alike, "sets": ["floor"], "importance_samples": 2}, counts=fewer)
+    both = json.loads((fresh / "evaluation.json").read_text())["metrics"]
+    assert {"frechet[fourier, floor]", "frechet[fourier, random]"} <= {*both}
     named = [name for name, row in other["metrics"].items() if row.get("metric") == "frechet"]
     assert named == ["frechet[fourier, random]"]
     # Of some sets: that is not the whole of the metric, which a table may ask for.
@@ -207,9 +216,47 @@ def test_numbers_of_other_weights_do_not_stay(fresh):
     path = fresh / "evaluation.json"
     found = evaluate(fresh, metrics=["leakage"], importance_samples=0, counts=COUNTS)
     path.write_text(json.dumps({**found, "step": found["step"] - 1}))
-    with pytest.warns(UserWarning, match=r"no longer has .* of another step, code or protocol"):
+    with pytest.warns(UserWarning, match=r"no longer has .* of another step or code, or made"):
         other = evaluate(fresh, importance_samples=0, counts=COUNTS)
     assert not [name for name in other["metrics"] if "leak" in name]
+
+
+def test_a_damaged_file_is_kept_and_an_earlier_checkpoint_has_one_of_its_own(fresh):
+    given = {"importance_samples": 0, "counts": COUNTS}
+    found = evaluate(fresh, metrics=["leakage"], **given)
+    path, first = fresh / "evaluation.json", saved_steps(fresh)[0]
+    text = path.read_text()
+    assert evaluate(fresh, checkpoint=first, **given)["step"] == first < found["step"]
+    assert path.read_text() == text
+    assert (fresh / f"evaluation_step{first}.json").is_file()
+    path.write_text(text[:200])
+    with pytest.warns(UserWarning, match=r"cannot be read: .* now evaluation.json.damaged"):
+        evaluate(fresh, **given)
+    assert (fresh / "evaluation.json.damaged").read_text() == text[:200]
+
+
+def test_metrics_of_runs_that_differ_in_the_seed_alone_compare(workdir, result, tmp_path):
+    config = saved_config(workdir).unlock()
+    config.seed = 1
+    vaejax.fit(config, tmp_path, quiet=True)
+    other = evaluate(tmp_path, importance_samples=3, metrics=METRICS, counts=COUNTS)["metrics"]
+    assert {*other} == {*result["metrics"]}
+    for name, row in result["metrics"].items():
+        assert comparable([cell_of(row), cell_of(other[name])]), row["protocol"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_is_a_function_of_the_fields_that_it_uses(workdir, name, result):
+    given = {key: value for key, value in vars(COUNTS).items() if key not in USES[name]}
+    changed = Counts(
+        **{**vars(COUNTS), **{key: value * 2 // 3 or 0.3 for key, value in given.items()}}
+    )
+    examples = 500 if "importance_examples" in USES[name] else 90
+    protocol = Protocol(metrics=(name,), counts=changed, importance_examples=examples)
+    found = metrics_of(opened(workdir).subject(protocol), [name])
+    for label, row in found.items():
+        assert row["value"] == pytest.approx(result["metrics"][label]["value"], rel=1e-6), label
 
 
 def test_all_are_the_metrics_that_fit_and_the_file_says_why_others_do_not(fresh, capsys):

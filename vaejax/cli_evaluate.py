@@ -85,6 +85,8 @@ def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     from vaejax.evaluation.protocol import Counts, Protocol
 
     quantiles = arguments.quantiles
+    if quantiles is not None and arguments.thresholds:
+        raise ValueError("--thresholds and --quantiles say the same; one of them is enough")
     return {
         "split": arguments.split,
         "importance_samples": arguments.importance_samples,

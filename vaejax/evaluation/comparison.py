@@ -40,6 +40,8 @@ class Comparison:
         if self.protocol.inception is not None:
             check_images(self.dataset.x_shape)
             return inception_features(self.protocol.inception)
+        if self.lack:
+            raise ValueError(self.lack)
         if len(self.dataset.x_shape) == 1:
             return fourier_features(self.dataset)
         return classifier_features(self.dataset, quiet=self.quiet)

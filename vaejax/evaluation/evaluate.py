@@ -19,12 +19,13 @@ from vaejax.evaluation.comparison import Comparison, some
 from vaejax.evaluation.costs import split_costs
 from vaejax.evaluation.files import evaluation_path, write_evaluation
 from vaejax.evaluation.likelihood import importance_weighted_bound
-from vaejax.evaluation.metrics import Row, fitting, left_out, mean_row, metrics_of, timed
+from vaejax.evaluation.metrics import USES, Row, fitting, left_out, mean_row, metrics_of, timed
 from vaejax.evaluation.protocol import Protocol, protocol_of
 from vaejax.evaluation.subject import Subject
 from vaejax.expost.fit import PRIOR, density_sha256, sourced
 from vaejax.objectives.regularizers import make_method
 from vaejax.progress import ProgressReport
+from vaejax.training.checkpoint import saved_steps
 from vaejax.training.loop import load
 from vaejax.training.run import run_dataset
 from vaejax.training.state import EVALUATE, stream_key
@@ -76,7 +77,8 @@ def evaluate(
         **_provenance(config, dataset),
         **_findings(subject, config, state, {} if seconds is None else seconds),
     }
-    path = evaluation_path(workdir, protocol.split, dataset, config, source)
+    step = None if checkpoint in (None, saved_steps(workdir)[-1]) else checkpoint
+    path = evaluation_path(workdir, protocol.split, dataset, config, source, step)
     return write_evaluation(path, result)
 
 
@@ -97,8 +99,11 @@ def _findings(
     metrics = fitting(subject, protocol.metrics)
     rows = _rows(subject, metrics, config, state, seconds)
     features = subject.comparison.used
+    told = protocol.to_json(features.get("sha256", ""))
+    every = {**told, **told["counts"]}
     return {
-        "protocol": {**protocol.to_json(features.get("sha256", "")), "metrics": metrics},
+        "protocol": {**told, "metrics": metrics},
+        "settings": {name: {each: every[each] for each in USES[name]} for name in metrics},
         "features": features,
         "left_out": left_out(subject, protocol.metrics),
         "metrics": rows,

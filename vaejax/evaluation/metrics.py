@@ -127,25 +127,28 @@ def information(subject: Subject) -> dict[str, Row]:
 def leaks(subject: Subject) -> dict[str, Row]:
     """The leakage score at the subject's thresholds, else at quantiles of the prior's density."""
     _, q = subject.draws
-    at = {f"log p0 < {threshold:g}": threshold for threshold in subject.protocol.thresholds}
+    at = {f"log p0 < {threshold:.10g}": threshold for threshold in subject.protocol.thresholds}
     if not at:
         levels = subject.protocol.quantiles
         at = dict(zip(map("{:g}".format, levels), subject.quantiles(levels), strict=True))
     found = {}
     for name, threshold in at.items():
-        beyond = subject.mass_below(threshold)
-        where = f"{_aggregate(subject)}; {len(q.z)} draws of it; log p0 < {threshold:.3f}, "
-        where += f"where the prior has {beyond:.3g} of its mass"
+        where = f"{_aggregate(subject)}; {len(q.z)} draws of it; "
+        where += name if subject.protocol.thresholds else f"log p0 below its quantile of {name}"
+        # Numbers that a run has for itself are no part of how they were made.
+        more = {"threshold": float(threshold), "prior_mass": subject.mass_below(threshold)}
         for suffix, log_det in (("", None), ("_with_log_det", q.log_det)):
             scores = leakage(q.log_q, q.log_base, threshold, log_det)
-            for family, values in (
-                (f"leakage{suffix}", scores.unconditional),
-                (f"leakage_conditional{suffix}", scores.conditional),
+            leaking = scores.leaks.any()
+            for family, values, none in (
+                (f"leakage{suffix}", scores.unconditional, 0.0),
+                (f"leakage_conditional{suffix}", scores.conditional, None),
             ):
                 # Of nothing that leaks the spread says nothing about how much is not seen.
-                some = mean_row(values, where) if scores.leaks.any() else row(0.0, where)
-                found[f"{family}[{name}]"] = some
-            found[f"leak_fraction[{name}]"] = share_row(scores.leaks, where, unit="of q(z)")
+                made = mean_row(values, where) if leaking else row(none, where)
+                found[f"{family}[{name}]"] = made | more
+            share = share_row(scores.leaks, where, unit="of q(z)")
+            found[f"leak_fraction[{name}]"] = share | more
     return found
 
 
@@ -200,11 +203,11 @@ def prd(subject: Compared) -> dict[str, Row]:
         runs, mean = len(curves.recall), [each.mean(axis=0) for each in curves]
         for what, beta, f in (("recall", 8, "F_8"), ("precision", 1 / 8, "F_1/8")):
             value = float(largest_f(mean[0], mean[1], beta))
-            spread = largest_f(curves.precision, curves.recall, beta).std(ddof=1)
-            where = f"{f} of the mean curve of {runs} clusterings into 20, whose sd is {spread:.2g}"
-            where += f"; {_compared(subject, name, size, size)}"
+            spread = float(largest_f(curves.precision, curves.recall, beta).std(ddof=1))
+            where = f"{f} of the mean curve of {runs} clusterings into 20; "
+            where += _compared(subject, name, size, size)
             label = f"prd_{what}[{compared.features.name}, {name}]"
-            found[label] = row(value, where, unit=f)
+            found[label] = row(value, where, unit=f, sd_of_clusterings=spread)
     return found
 
 
@@ -258,6 +261,18 @@ METRICS: dict[str, Callable[[Subject], dict[str, Row]]] = {
     "approximate_elbo": approximate_elbo,
     "nearest_neighbors": nearest_neighbors,
     "few_labels": few_labels,
+}
+# Fields of a protocol, and of its counts, that decide the numbers of a metric.
+_OF_SETS = ("images", "reference", "low_fraction", "inception")
+USES: dict[str, tuple[str, ...]] = {
+    "symmetric_kl": ("reference", "latent"),
+    "information": ("reference",),
+    "leakage": ("reference", "latent"),
+    **dict.fromkeys(OF_SAMPLES, _OF_SETS),
+    "precision_recall": (*_OF_SETS, "pairs"),
+    "approximate_elbo": ("importance_examples",),
+    "nearest_neighbors": (*_OF_SETS[:3], "pairs"),
+    "few_labels": (),
 }
 # What a model or its data lack for a metric, if anything: then "all" leaves it out.
 MISFITS: dict[str, Callable[[Subject], str]] = {

@@ -10,11 +10,16 @@ Row = dict[str, Any]  # value, standard_error, unit, protocol
 
 
 def row(
-    value: float, protocol: str, *, error: float | None = None, unit: str = "nats", **more: Any
+    value: float | None,
+    protocol: str,
+    *,
+    error: float | None = None,
+    unit: str = "nats",
+    **more: Any,
 ) -> Row:
-    """A number with its standard error and how it came about."""
+    """A number, None where there is none, with its standard error and how it came about."""
     return {
-        "value": float(value),
+        "value": None if value is None else float(value),
         "standard_error": None if error is None else float(error),
         "unit": unit,
         "protocol": protocol,

@@ -59,12 +59,14 @@ def _distance(one: Moments, root: np.ndarray, other: Moments) -> float:
     return float(((one.mean - other.mean) ** 2).sum() + traces - 2 * cross)
 
 
-def frechet_error(real: Moments, features: np.ndarray, groups: int = 10) -> float:
+def frechet_error(real: Moments, features: np.ndarray, groups: int | None = None) -> float:
     """Standard error of a Frechet distance for another draw of the samples, by the jackknife.
 
     features: (N, F), in random order, of which a block after the other is left out, since
-    neighbors may have an example in common; those of the data stay.
+    neighbors may have an example in common; those of the data stay.  groups: blocks, 50 unless
+    there are too many features for that.
     """
+    groups = groups or (50 if features.shape[1] <= 256 else 10)
     root, rests = _square_root(real.covariance), moments_without_blocks(features, groups)
     distances = [_distance(real, root, rest) for rest in rests]
     return float(np.sqrt(len(rests) - 1) * np.std(distances))

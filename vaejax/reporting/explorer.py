@@ -140,27 +140,43 @@ def _frame(data: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def _start(space: str, runs: Sequence[Mapping[str, Plane]]) -> list[float]:
-    """Where to begin: the deepest pocket of the first run that has this space, shown by all."""
+    """Where to begin: the deepest pocket of the first run that has this space.
+
+    Within 99 % of the prior of every run, else at least where all show something.
+    """
     shown = [planes.get(space, planes["z"]) for planes in runs]
     first = next(planes[space] for planes in runs if space in planes)
-    columns, rows = np.ones(len(first.x), bool), np.ones(len(first.y), bool)
+    covered = np.ones_like(first.log_p, bool)
+    sampled = covered.copy()
     for each in shown:
-        columns &= (each.x[0] <= first.x) & (first.x <= each.x[-1])
-        rows &= (each.y[0] <= first.y) & (first.y <= each.y[-1])
-    return deepest_pocket(first, rows[:, None] & columns)
+        (level,) = mass_levels(Grid(each.x, each.y, each.log_p), MASSES[-1:])
+        rows, columns = (_nearest(getattr(each, d), getattr(first, d)) for d in ("y", "x"))
+        covered &= (rows >= 0)[:, None] & (columns >= 0)
+        sampled &= covered & (each.log_p[np.ix_(rows, columns)] >= level)
+    for within in (sampled, covered):
+        if (found := deepest_pocket(first, within)) is not None:
+            return found
+    return deepest_pocket(first) or [0.0, 0.0]
 
 
-def deepest_pocket(plane: Plane, within: np.ndarray | None = None) -> list[float]:
+def _nearest(axis: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Where on an even axis (G,) points (N,) are; -1 for those beyond its ends."""
+    index = np.round((points - axis[0]) / (axis[1] - axis[0])).astype(int)
+    return np.where((points >= axis[0]) & (points <= axis[-1]), index, -1)
+
+
+def deepest_pocket(plane: Plane, within: np.ndarray | None = None) -> list[float] | None:
     """Where, within nine tenths of the prior's mass, log p - log q is largest.  -> [x, y].
 
-    within: (G, G) bool, the part of the plane to look at, where any of it is in that mass.
+    within: (G, G) bool, the part of the plane to look at.  None where there is no such place.
     """
     (level,) = mass_levels(Grid(plane.x, plane.y, plane.log_p), (0.9,))
-    inside = plane.log_p >= level
-    if within is not None and (inside & within & np.isfinite(plane.log_q)).any():
-        inside &= within
+    inside = (plane.log_p >= level) & ~np.isnan(plane.log_q)
+    inside &= True if within is None else within
+    if not inside.any():
+        return None
     ratio = np.where(inside, plane.log_p - plane.log_q, -np.inf)
-    row, column = np.unravel_index(np.nanargmax(ratio), ratio.shape)
+    row, column = np.unravel_index(ratio.argmax(), ratio.shape)
     return [round(float(plane.x[column]), 3), round(float(plane.y[row]), 3)]
 
 

@@ -3,51 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from vaejax.reporting.metric_table import cell_of, comparable, value_cells
+from vaejax.reporting.metric_table import cell_of, comparable, direction_of, value_cells
 from vaejax.reporting.page import escaped
 
-# How the name of a metric begins and ends -> what it is; the map of features is in between.
-_WORDS = {
-    ("importance_weighted_nll", ""): "\u2212log p(x) of held-out data, at most",
-    ("frechet[", ", random]"): "Fr\u00e9chet distance of samples to data",
-    ("frechet[", ", low_posterior]"): "the same, of samples from where codes are rare",
-    ("frechet[", ", floor]"): "the same, of held-out data: no model is expected below",
-    ("symmetric_kl", ""): "KL between prior and codes, both ways",
-    ("leak_fraction[0.01]", ""): "share of codes where the prior has 1 % of its mass",
-    ("active_units", ""): "dimensions in use",
-}
+
+class _Line(NamedTuple):
+    start: str  # how the name of the metric begins
+    end: str  # and how it ends, behind the map of features
+    words: str
+    note: str = ""
+
+
+_LINES = (
+    _Line("importance_weighted_nll", "", "\u2212log p(x) of held-out data, at most"),
+    _Line("frechet[", ", random]", "Fr\u00e9chet distance of samples to data"),
+    _Line("frechet[", ", low_posterior]", "the same, of samples from where codes are rare"),
+    _Line("frechet[", ", floor]", "the same, of held-out data", "no model is expected below"),
+    _Line("symmetric_kl", "", "KL between prior and codes, both ways"),
+    _Line(
+        "leak_fraction[0.01]", "", "share of codes in the outermost 1 % of the prior", "0.01 fits"
+    ),
+    _Line("active_units", "", "dimensions in use"),
+)
 
 
 def headline(labels: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -> str:
     """A table of those numbers that there are, a column for each run; "" where there are none.
 
     evaluations: contents of `evaluation.json`, {} where there is none.  The better one is marked as
-    in `metric_table`; rows whose protocols differ are left to that.
+    in `metric_table`, and rows whose protocols differ are left to that.
     """
     metrics = [evaluation.get("metrics", {}) for evaluation in evaluations]
-    rows = []
-    for (start, end), words in _WORDS.items():
-        name = _named(metrics, start, end)
+    rows, apart = [], 0
+    for line in _LINES:
+        name = _named(metrics, line)
         cells = [cell_of(each.get(name)) for each in metrics]
-        if not any(cells) or not comparable(cells):
+        if not any(cells):
             continue
-        unit = next(cell.unit for cell in cells if cell)
-        said = f"{words}{' (nats)' if unit == 'nats' else ''}"
-        kind = ' class="floor"' if end == ", floor]" else ""
+        if not comparable(cells):
+            apart += 1
+            continue
+        notes = "; ".join(
+            map(escaped, _notes(name, line, next(cell.unit for cell in cells if cell)))
+        )
+        kind = ' class="floor"' if line.end == ", floor]" else ""
+        head = f'{escaped(line.words)} <span class="error">{notes}</span>'
         columns = "".join(value_cells(name, cells))
-        rows.append(f'<tr{kind}><th scope="row">{escaped(said)}</th>{columns}</tr>')
+        rows.append(f'<tr{kind}><th scope="row">{head}</th>{columns}</tr>')
     if not rows:
         return ""
     heads = "".join(f'<th scope="col">{escaped(label)}</th>' for label in labels)
     head = f"<thead><tr><td></td>{heads}</tr></thead>"
     body = f"<tbody>{''.join(rows)}</tbody>"
-    return f'<div class="wide"><table class="metrics">{head}{body}</table></div>'
+    table = f'<div class="wide"><table class="metrics">{head}{body}</table></div>'
+    return table + _legend(len(labels), apart)
 
 
-def _named(metrics: Sequence[Mapping[str, Any]], start: str, end: str) -> str:
+def _notes(name: str, line: _Line, unit: str) -> list[str]:
+    """Unit, map of features, which is better."""
+    notes = ["in nats"] if unit == "nats" else []
+    if line.start == "frechet[":
+        features = name.removeprefix(line.start).removesuffix(line.end)
+        notes.append(f"features of {features}" + ("" if features == "inception" else ", no FID"))
+    if line.note:
+        return [*notes, line.note]
+    better = direction_of(name)
+    return [*notes, f"{better} is better"] if better else notes
+
+
+def _legend(count: int, apart: int) -> str:
+    said = "\u00b1 is one standard error."
+    if count > 1:
+        said += ' <span class="best">Green</span> is better by more than two of the difference.'
+    if apart:
+        said += f" {apart} more do not compare, since their protocols differ: see Metrics."
+    return f'<p class="legend">{said}</p>'
+
+
+def _named(metrics: Sequence[Mapping[str, Any]], line: _Line) -> str:
     """The first metric whose name begins and ends like this, "" if there is none."""
+    start, end = line.start, line.end
     names = (name for each in metrics for name in each)
     fits = (n for n in names if (n.startswith(start) and n.endswith(end) if end else n == start))
     return next(fits, "")

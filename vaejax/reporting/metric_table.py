@@ -43,6 +43,9 @@ _FAMILIES = {
     "near_training": ("", "samples as near training data as the nearest of held-out data"),
     "accuracy": ("higher", "of a classifier with few labels"),
 }
+# Shown when asked for: others say nearly the same.
+_RARE = ("kernel_distance", "prd_precision", "prd_recall", "neighbor_distance", "near_training")
+_RARE += ("leakage_conditional", "leakage_conditional_with_log_det", "approximate_elbo_flattened")
 _GROUPS = (
     "Evidence",
     "Samples against data",
@@ -74,6 +77,19 @@ def metric_table(labels: Sequence[str], evaluations: Sequence[Mapping[str, Any]]
     """
     metrics = [evaluation.get("metrics", {}) for evaluation in evaluations]
     names = list(dict.fromkeys(name for each in metrics for name in each))
+    rare = [name for name in names if _family(name) in _RARE or _group(name) == _GROUPS[3]]
+    table = _table(labels, metrics, [name for name in names if name not in rare])
+    if not rare:
+        return table
+    return (
+        f"{table}<details><summary>{len(rare)} more: costs of training, neighbors, other "
+        f"distances</summary>{_table(labels, metrics, rare)}</details>"
+    )
+
+
+def _table(
+    labels: Sequence[str], metrics: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> str:
     groups: dict[str, list[str]] = {group: [] for group in _GROUPS}
     for name in names:
         groups[_group(name)].append(name)
@@ -102,11 +118,13 @@ def best(name: str, cells: Sequence[Cell | None]) -> int | None:
     Not for a floor or a control, for one number, for those that do not compare, for metrics of no
     direction, and within two standard errors of the difference to any other.
     """
-    direction, _ = _FAMILIES.get(_family(name), ("", ""))
+    direction = direction_of(name)
     found = [cell for cell in cells if cell is not None]
     if not direction or mark_of(name) or len(found) < 2 or not comparable(cells):
         return None
     if not all(math.isfinite(cell.value) for cell in found):
+        return None
+    if len({cell.error is None for cell in found}) > 1:  # 0 of nothing that leaks, for one
         return None
     sign = 1 if direction == "lower" else -1
     first, second, *_ = sorted(found, key=lambda cell: sign * cell.value)
@@ -116,6 +134,11 @@ def best(name: str, cells: Sequence[Cell | None]) -> int | None:
         if abs(first.value - other.value) <= 2 * noise or first.value == second.value:
             return None
     return list(cells).index(first)
+
+
+def direction_of(name: str) -> str:
+    """Which numbers of a metric are better: "lower", "higher", or "" where neither is."""
+    return _FAMILIES.get(_family(name), ("", ""))[0]
 
 
 def mark_of(name: str) -> str:
@@ -181,7 +204,7 @@ def value_cells(name: str, cells: Sequence[Cell | None]) -> list[str]:
 
 def _value(cell: Cell | None, wins: bool) -> str:
     if cell is None:
-        return '<span class="none">not evaluated</span>'
+        return '<span class="none">no number</span>'
     exact = f"{cell.value!r}" + ("" if cell.error is None else f" \u00b1 {cell.error!r}")
     better = '<span class="hidden"> (better)</span>' if wins else ""
     return (

@@ -123,7 +123,8 @@ def _draw_strips(
     text_at(figure, 0.1, top, names, fontsize=8.5, weight="bold")
     width = block_size(strips[0][1], len(strips[0][1]), _STRIP)[2]
     one = width / len(strips[0][1])
-    for place, name in ((0, "example"), (1, "frames"), (len(strips[0][1]) - 1, "example")):
+    last = len(strips[0][1]) - 1
+    for place, name in ((0, "example"), (last // 2, "decoded"), (last, "example")):
         text_at(figure, 0.4 + place * one, top + 0.2, name, fontsize=7, color=NOTE)
     top += 0.36
     for mark, images, height, space in strips:

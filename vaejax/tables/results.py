@@ -35,12 +35,19 @@ def cell_values(
         units = {row["unit"]: None for row in rows.values() if row}
         if len(protocols) > 1:
             raise ValueError(f"{label} of {name} has different protocols: {' / '.join(protocols)}")
-        values = {seed: row["value"] for seed, row in rows.items() if row}
+        numbers = {seed: row["value"] for seed, row in rows.items() if row}
+        values = {seed: value for seed, value in numbers.items() if value is not None}
+        if not values:  # as the mean over leaks where nothing leaks
+            continue
         found[label] = _spread(values, next(iter(units)), next(iter(protocols)))
     for label, one, other in table.differences:
         if one in found and other in found:
             pairs = (found[one]["values"], found[other]["values"])
-            values = {seed: pairs[0][seed] - pairs[1][seed] for seed in pairs[0]}
+            values = {
+                seed: pairs[0][seed] - pairs[1][seed] for seed in pairs[0] if seed in pairs[1]
+            }
+            if not values:
+                continue
             found[label] = _spread(values, found[one]["unit"], f"{one} - {other}")
     return found
 
