@@ -149,7 +149,7 @@ def test_precision_and_recall_at_their_ends():
 
 def test_what_cannot_be_compared_is_refused_in_one_line():
     few, wide = moments(draws(0)), moments(draws(0, dim=6))
-    with one_line("of 400 samples; at least 2048"):
+    with one_line("of 400 samples is biased, it takes 2048; --samples 400"):
         frechet_distance(few, few)
     with one_line("features of 5 and of 6 dimensions"):
         frechet_distance(few, wide, fewest=2)

@@ -52,10 +52,10 @@ def evaluate(
     metrics, importance_samples, importance_examples, counts, sets, thresholds, quantiles and
     inception, the fields of `vaejax.evaluation.protocol.Protocol`.  source: the prior, or a fitted
     density.  The file of another split is `evaluation_<split>.json`, of another source it goes on
-    with that, of other data (`other_data`) it ends in their hash.  Its numbers of the same weights
-    stay if not made again.  `seconds` takes the time of each metric; the `comparison` of another
-    evaluation of the same data and protocol saves some.  Raises ValueError for a name that is
-    unknown or not allowed here, wrong weights, and other data.
+    with that, of other data (`other_data`) with their hash, of an earlier `checkpoint` with its
+    step.  Its numbers of the same weights stay if not made again.  `seconds` takes the time of each
+    metric; the `comparison` of another evaluation of the same data and protocol saves some.  Raises
+    ValueError for a name that is unknown or not allowed here, wrong weights, and other data.
 
     >>> elbo = vaejax.evaluate("runs/digits", importance_samples=0)["metrics"]["elbo"]["value"]
     """
