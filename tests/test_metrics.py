@@ -20,7 +20,7 @@ from vaejax.evaluation.comparison import Comparison
 from vaejax.evaluation.control import Control
 from vaejax.evaluation.evaluate import evaluate
 from vaejax.evaluation.features import FeatureMap, classifier_features
-from vaejax.evaluation.metrics import METRICS, OF_SAMPLES, frechet, metrics_of
+from vaejax.evaluation.metrics import METRICS, OF_SAMPLES, fitting, frechet, metrics_of
 from vaejax.evaluation.protocol import SETS, Counts, Protocol
 from vaejax.evaluation.subject import Subject
 from vaejax.models.vae import make_model
@@ -205,6 +205,9 @@ def test_few_samples_have_no_frechet_distance_unless_asked_for():
     for name in OF_SAMPLES:
         with one_line("19 samples are too few to compare; at least 20"):
             metrics_of(subject_of(Counts(reference=300, images=19), **few), [name])
+    fits = fitting(subject_of(Counts(reference=300, images=19), **few), ["all"])
+    assert not {*fits} & {*OF_SAMPLES, "nearest_neighbors"}
+    assert {"symmetric_kl", "leakage"} <= {*fits}
 
 
 def test_a_posterior_without_a_density_has_no_latent_metric():

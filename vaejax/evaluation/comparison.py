@@ -55,6 +55,19 @@ class Comparison:
         return f"{lack}; --inception FILE is a map without labels" if lack else ""
 
     @property
+    def shortage(self) -> str:
+        """Why there are too few samples for any comparison; "" where there are enough."""
+        if self._count >= _FEWEST:
+            return ""
+        told = f"at least {_FEWEST} (--samples, and examples of either split)"
+        return f"{self._count} samples are too few to compare; {told}"
+
+    @property
+    def _count(self) -> int:
+        sizes = [len(self.dataset.splits[name]) for name in ("train", self.protocol.split)]
+        return min(self.protocol.counts.images, *sizes)
+
+    @property
     def used(self) -> dict[str, Any]:
         """What the map of features is, JSON-able; {} where nothing was compared in it."""
         if "features" not in vars(self):
@@ -76,11 +89,9 @@ class Comparison:
 
         Raises ValueError for fewer than 20.
         """
-        sizes = [len(self.dataset.splits[name]) for name in ("train", self.protocol.split)]
-        if (count := min(self.protocol.counts.images, *sizes)) < _FEWEST:
-            told = f"at least {_FEWEST} (--samples, and examples of either split)"
-            raise ValueError(f"{count} samples are too few to compare; {told}")
-        return count
+        if self.shortage:
+            raise ValueError(self.shortage)
+        return self._count
 
     @functools.cached_property
     def real(self) -> np.ndarray:

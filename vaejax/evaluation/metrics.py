@@ -212,14 +212,18 @@ def prd(subject: Compared) -> dict[str, Row]:
 
 
 def _no_features(subject: Subject) -> str:
-    return subject.comparison.lack
+    return subject.comparison.shortage or subject.comparison.lack
 
 
 def _too_few(subject: Subject) -> str:
     compared = subject.comparison
-    if compared.lack or compared.num_images >= compared.fewest:
-        return compared.lack
+    if (lack := _no_features(subject)) or compared.num_images >= compared.fewest:
+        return lack
     return too_few(compared.num_images, compared.fewest)
+
+
+def _no_neighbors(subject: Subject) -> str:
+    return subject.comparison.shortage or no_held_out(subject)
 
 
 def _no_density(subject: Subject) -> str:
@@ -282,6 +286,6 @@ MISFITS: dict[str, Callable[[Subject], str]] = {
     **dict.fromkeys(OF_SAMPLES, _no_features),
     "frechet": _too_few,
     "approximate_elbo": no_expansion,
-    "nearest_neighbors": no_held_out,
+    "nearest_neighbors": _no_neighbors,
     "few_labels": no_labels,
 }
