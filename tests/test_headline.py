@@ -38,7 +38,7 @@ def test_the_better_number_is_green_in_both_tables_and_a_floor_never():
 
 def test_a_row_names_its_features_and_what_is_better():
     found = lines(headline(["one"], [evaluation(5.0)]))
-    assert found[1][0].endswith("data features of fourier, no FID; lower is better")
+    assert found[1][0].endswith("data fourier features, no FID; lower is better")
     assert found[1][1] == "5.00 \u00b1 0.10"
     assert found[3][0].endswith("in nats; lower is better")
     assert "leak" not in str(found)  # nothing of it was evaluated

@@ -64,9 +64,9 @@ def headline(labels: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) ->
 def _notes(name: str, line: _Line, unit: str) -> list[str]:
     """Unit, map of features, which is better."""
     notes = ["in nats"] if unit == "nats" else []
-    if line.start == "frechet[":
+    if line.end == ", random]":
         features = name.removeprefix(line.start).removesuffix(line.end)
-        notes.append(f"features of {features}" + ("" if features == "inception" else ", no FID"))
+        notes.append(f"{features} features" + ("" if features == "inception" else ", no FID"))
     if line.note:
         return [*notes, line.note]
     better = direction_of(name)
