@@ -184,5 +184,6 @@ def _draw_many(axes: Axes, curves: list[Curve]) -> None:
         _frame(axes, curves, low / 1.3, high * 1.3)
     else:
         linear = max(np.quantile(sizes, 0.2), 1e-3 * sizes.max())
+        linear = 10.0 ** np.round(np.log10(linear))  # a tick of its own, well away from 0
         axes.set_yscale("symlog", linthresh=linear)
         _frame(axes, curves, 1.3 * min(low, -linear / 2), 1.3 * max(high, linear / 2))
