@@ -179,7 +179,7 @@ def test_weights_of_another_hash_or_network_are_refused(tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(old())
     sha256 = hashlib.sha256(old()).hexdigest()
-    with one_line(f"has SHA-256 {sha256}; it must be {SHA256}.*of another conversion"):
+    with one_line(f"has SHA-256 {sha256[:12]}..., not {SHA256[:12]}.*takes another hash"):
         inception_features(path)
     with one_line(f"has SHA-256 {sha256}; it must be 6726$"):
         inception_features(path, "6726")
