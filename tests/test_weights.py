@@ -181,7 +181,7 @@ def test_weights_of_another_hash_or_network_are_refused(tmp_path):
     sha256 = hashlib.sha256(old()).hexdigest()
     with one_line(f"has SHA-256 {sha256[:12]}..., not {SHA256[:12]}.*takes another hash"):
         inception_features(path)
-    with one_line(f"has SHA-256 {sha256}; it must be 6726$"):
+    with one_line(f"has SHA-256 {sha256[:12]}..., not 6726...; "):
         inception_features(path, "6726")
     with one_line("lacks 470 of 470 arrays, first Conv2d_1a_3x3."):
         inception_features(path, sha256)
