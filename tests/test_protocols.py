@@ -216,7 +216,9 @@ def test_numbers_of_other_weights_do_not_stay(fresh):
     path = fresh / "evaluation.json"
     found = evaluate(fresh, metrics=["leakage"], importance_samples=0, counts=COUNTS)
     path.write_text(json.dumps({**found, "step": found["step"] - 1}))
-    with pytest.warns(UserWarning, match=r"no longer has .* of another step or code, or made"):
+    with pytest.warns(
+        UserWarning, match=r"no longer has .* of another step, density or code, or made"
+    ):
         other = evaluate(fresh, importance_samples=0, counts=COUNTS)
     assert not [name for name in other["metrics"] if "leak" in name]
 

@@ -39,7 +39,8 @@ def test_metrics_of_a_density_that_was_replaced_are_not_kept(run):
     kept = evaluate(run, source="gmm", **BRIEF)
     assert kept["metrics"].keys() == first["metrics"].keys()
     fit_density(run, config=config_of("gmm", num_components=1), replace=True)
-    later = evaluate(run, source="gmm", **BRIEF)
+    with pytest.warns(UserWarning, match=r"no longer has .* of another step, density or code"):
+        later = evaluate(run, source="gmm", **BRIEF)
     assert later["density_sha256"] != first["density_sha256"]
     assert not any("random" in name for name in later["metrics"])
     assert evaluate(run, **BRIEF)["density_sha256"] == ""

@@ -78,7 +78,7 @@ def write_evaluation(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     write_text(path, json.dumps(merged, indent=2) + "\n")
     if lost:
         some = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
-        how = "of another step or code, or made in another way than what replaces them"
+        how = "of another step, density or code, or made in another way than what replaces them"
         warnings.warn(f"{path} no longer has {some}, which were {how}", stacklevel=3)
     return merged
 
