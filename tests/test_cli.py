@@ -293,8 +293,7 @@ def test_evaluation_and_samples_of_a_finished_run(finished):
 def test_help_imports_nothing_heavy():
     program = (
         "import sys, vaejax.cli\n"
-        "try: vaejax.cli.main(['train', '--help'])\n"
-        "except SystemExit: pass\n"
+        "try: vaejax.cli.main(['train', '--help'])\nexcept SystemExit: pass\n"
         "heavy = {'jax', 'numpy', 'flax', 'absl', 'ml_collections'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)\n"
     )

@@ -293,8 +293,7 @@ def test_a_page_is_no_program_of_strangers(run, tmp_path, monkeypatch):
 
 
 def test_a_line_of_error_holds_no_commands_for_a_terminal(tmp_path, capsys):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"\x1b[2J\n" + "x" * 5_000: 1}))
+    (path := tmp_path / "config.json").write_text(json.dumps({"\x1b[2J\n" + "x" * 5_000: 1}))
     assert main(["train", "--config", str(path), "--workdir", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert r"unknown key config.\x1b[2J xxx" in line
