@@ -145,21 +145,26 @@ def pmapped(
 
     in_axes: 0 for an argument with a leading device axis, None for one that is equal everywhere.
     """
-    return jax.pmap(
-        function,
-        axis_name=AXIS,
-        in_axes=in_axes,
-        out_axes=None,
-        devices=devices,
-        donate_argnums=(0,),
-    )
+    if len(own(devices)) < len(devices):
+        # It joins the arrays of processes; but it never frees a program.
+        settings: Any = {"in_axes": in_axes, "out_axes": None, "devices": devices}
+        return jax.pmap(function, AXIS, donate_argnums=0, **settings)
+
+    def of_one(*arguments: Any) -> Any:
+        parts = [
+            argument if axis is None else jax.tree.map(lambda leaf: leaf[0], argument)
+            for argument, axis in zip(arguments, in_axes, strict=True)
+        ]
+        return function(*parts)
+
+    return spread(of_one, devices, in_axes, out_axes=None)
 
 
 def spread(
     function: Callable[..., Any],
     devices: Sequence[Device],
     in_axes: tuple[int | None, ...],
-    out_axes: tuple[int | None, ...],
+    out_axes: tuple[int | None, ...] | None,
 ) -> Callable[..., Any]:
     """`function` on every device of `devices` for its part, its first argument donated.
 
@@ -169,7 +174,7 @@ def spread(
         function,
         mesh=Mesh(np.array(devices), (AXIS,)),
         in_specs=tuple(map(_partition, in_axes)),
-        out_specs=tuple(map(_partition, out_axes)),
+        out_specs=tuple(map(_partition, out_axes)) if out_axes else _partition(None),
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=0)
