@@ -122,7 +122,9 @@ def test_the_control_is_of_the_data_and_the_seed_alone():
 
 def test_data_are_nearest_to_data_and_low_posterior_samples_are_where_few_codes_are():
     one = subject_of(prior="standard_normal", scale=3.0)
-    found = values(metrics_of(one, ("frechet", "kernel_distance", "precision_recall")))
+    rows = metrics_of(one, ("frechet", "kernel_distance", "precision_recall"))
+    assert all(row["standard_error"] > 0 for row in rows.values())
+    found = values(rows)
     for name in ("random", "low_posterior", "reconstructions", "interpolations"):
         for metric in ("frechet", "kernel_distance"):
             assert found[f"{metric}[fourier, floor]"] < found[f"{metric}[fourier, {name}]"]

@@ -130,6 +130,9 @@ def test_thresholds_are_numbers_if_told_else_quantiles_of_the_prior(workdir, cap
     assert found["leakage[0.25]"]["prior_mass"] == 0.25
     assert found["leakage[0.01]"] == plain["leakage[0.01]"]
     assert main([*command, "--quantiles", "0.25", "--thresholds", "-3"]) == 2
+    capsys.readouterr()
+    assert main([*command[:-2], "--sets", "floor"]) == 2
+    assert "--sets says what metrics compare" in capsys.readouterr().err
 
 
 def test_the_error_of_a_share_is_not_zero_where_nothing_was_seen():

@@ -87,6 +87,8 @@ def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     quantiles = arguments.quantiles
     if quantiles is not None and arguments.thresholds:
         raise ValueError("--thresholds and --quantiles say the same; one of them is enough")
+    if arguments.sets and not arguments.metrics:
+        raise ValueError("--sets says what metrics compare; name those with --metrics")
     return {
         "split": arguments.split,
         "importance_samples": arguments.importance_samples,

@@ -169,8 +169,9 @@ def kernel_distance(subject: Compared) -> dict[str, Row]:
     """Unbiased squared MMD of all sets of samples to training data."""
     compared, found = subject.comparison, {}
     for name, features in subject.samples.items():
-        values = kernel_distances(compared.real, features)
-        size = min(1_000, len(compared.real), len(features))
+        count = min(len(compared.real), len(features))
+        size = 1_000 if count >= 2_000 else max(2, count // 10)  # one block has no error
+        values = kernel_distances(compared.real, features, size)
         where = f"{len(values)} disjoint blocks of {size}; "
         where += _compared(subject, name, len(features), len(compared.real))
         label = f"kernel_distance[{compared.features.name}, {name}]"
