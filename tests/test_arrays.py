@@ -9,7 +9,16 @@ import pytest
 from conftest import one_line
 
 from vaejax.data import arrays
-from vaejax.data.arrays import Dataset, Part, checked, default_scale, extremes, hashed, pieces
+from vaejax.data.arrays import (
+    Dataset,
+    Part,
+    check_split,
+    checked,
+    default_scale,
+    extremes,
+    hashed,
+    pieces,
+)
 from vaejax.data.splits import divided, with_hash
 
 ONES = np.ones((5, 2), np.float32)
@@ -20,6 +29,14 @@ SPOILED = ONES / np.array([[1], [1], [np.nan], [1], [np.nan]], np.float32)
 
 def toy(train: np.ndarray = ONES, test: np.ndarray = ONES, **changes) -> Dataset:
     return dataclasses.replace(Dataset("toy", {"train": train, "test": test}, 1.0), **changes)
+
+
+def test_a_split_that_is_not_there_is_told_from_a_misspelled_one():
+    check_split(toy(), "test")
+    with one_line("toy has no validation split, but train and test; config.splits.validation is"):
+        check_split(toy(), "validation")
+    with one_line("unknown split 'tset'; did you mean 'test'"):
+        check_split(toy(), "tset")
 
 
 def test_good_points_pass_unchanged_and_float64_becomes_float32():

@@ -22,8 +22,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from vaejax.config import unknown
-from vaejax.data.arrays import Dataset
+from vaejax.data.arrays import Dataset, check_split
 from vaejax.data.sources import dataset_from, make_transform
 from vaejax.data.transforms import scaled
 from vaejax.evaluation.likelihood import importance_weighted_bound
@@ -54,8 +53,7 @@ def observed(
     dataset = dataset_from(config, dataset)
     transform, train = make_transform(config, dataset), dataset.splits["train"]
     if isinstance(rows, str):
-        if rows not in dataset.splits:
-            raise unknown("split", rows, dataset.splits)
+        check_split(dataset, rows)
         raw: Any = dataset.splits[rows]
     else:
         raw = np.asarray(rows)

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vaejax.config import unknown
 from vaejax.types import Array
 
 Columns = dict[str, np.ndarray]  # "x" (n, *X), and perhaps "labels" (n,) and "factors" (n, F)
@@ -105,6 +106,15 @@ def extremes(rows: Rows) -> tuple[float, float]:
         rows = rows.whole  # in the order of its file, which is many times faster
     ends = [(float(piece.min()), float(piece.max())) for piece in pieces(rows)]
     return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def check_split(dataset: Dataset, split: str) -> None:
+    """Raise ValueError, which says how to get one, unless the data set has this split."""
+    if split not in dataset.splits:
+        if split not in SPLITS:
+            raise unknown("split", split, dataset.splits)
+        has = f"{dataset.name} has no {split} split, but {' and '.join(dataset.splits)}"
+        raise ValueError(f"{has}; config.splits.{split} is the fraction of train that makes one")
 
 
 def checked(dataset: Dataset) -> Dataset:

@@ -12,8 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import vaejax
-from vaejax.config import choice_text, config_sha256, unknown
-from vaejax.data.arrays import Dataset
+from vaejax.config import choice_text, config_sha256
+from vaejax.data.arrays import Dataset, check_split
 from vaejax.data.sources import make_transform
 from vaejax.evaluation.comparison import Comparison, some
 from vaejax.evaluation.costs import split_costs
@@ -83,8 +83,7 @@ def evaluate(
 
 
 def _check(protocol: Protocol, dataset: Dataset, comparison: Comparison | None) -> None:
-    if protocol.split not in dataset.splits:
-        raise unknown("split", protocol.split, dataset.splits)
+    check_split(dataset, protocol.split)
     if comparison is not None:
         is_same = comparison.protocol == protocol and comparison.dataset.sha256 == dataset.sha256
         if not is_same:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vaejax.config import unknown
+from vaejax.data.arrays import check_split
 from vaejax.evaluation.comparison import Comparison
 from vaejax.expost.fit import PRIOR
 from vaejax.reporting.summary import is_collapsed
@@ -49,8 +49,7 @@ def fill_table(
     cells = cells_of(table, workdir, Path(configs))
     datasets, _ = Datasets(), protocol_of(table)
     for cell in cells:
-        if table.split not in (splits := datasets.of(cell).splits):
-            raise unknown("split", table.split, splits)
+        check_split(datasets.of(cell), table.split)
     failures = {}
     for number, cell in enumerate(cells, 1):
         say(f"[{number}/{len(cells)}] {cell.name}")
