@@ -174,7 +174,7 @@ def test_beta_b_without_capacity_is_gamma_times_the_kl(prior):
 def test_capacity_grows_linearly_and_stays(step, target):
     cost = kl_capacity(gamma=3.0, capacity=20.0, capacity_steps=40)
     for divergence in (np.array([4.0, 8.0]), np.array([-3.0, 1.0])):
-        terms = Terms(jnp.zeros(2), jnp.array(divergence), None, None)
+        terms = Terms(jnp.zeros(2), jnp.array(divergence), None, None, None)
         value = cost(None, terms, None, jnp.int32(step))["kl_capacity"]
         np.testing.assert_allclose(value, 3 * abs(divergence.mean() - target), rtol=1e-6)
 
@@ -235,7 +235,7 @@ def test_mmd_compares_codes_with_prior_samples_in_representation_space():
 
 def terms_of(z, **costs) -> Terms:
     code = Code(z, jnp.zeros(len(z)), z, None, costs)
-    return Terms(jnp.arange(len(z), dtype=float), jnp.full(len(z), 2.0), code, None)
+    return Terms(jnp.arange(len(z), dtype=float), jnp.full(len(z), 2.0), code, None, None)
 
 
 def test_equal_logits_mean_no_total_correlation_and_critic_loss_log_two():

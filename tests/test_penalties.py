@@ -77,7 +77,7 @@ def test_the_gradient_of_the_rate_of_a_code_is_the_code():
 
         def rate(features, model=model):
             code = model.posterior(features, jax.random.split(jax.random.key(0), len(features)))
-            return model.prior.kl(code).sum(), code.mean
+            return model.prior.kl(code, model.prior.log_prob(code.z)).sum(), code.mean
 
         width = initial(model)["params"]["posterior"]["Dense_0"]["kernel"].shape[0]
         features = np.random.default_rng(0).normal(size=(4, width)).astype("f4")

@@ -113,8 +113,9 @@ def test_everything_but_the_trunks_is_in_float32(likelihood):
     def rest(vae, features, output, x, keys):
         code = vae.posterior(features, keys)
         log_det = vae.prior.flow.bijector().inverse_and_log_det(code.z)[1]
+        kl = vae.prior.kl(code, vae.prior.log_prob(code.z))
         log_likelihood = event_log_prob(vae.likelihood(output), x)
-        return code.z, code.log_q, log_det, vae.prior.kl(code), log_likelihood, vae.critic(code.z)
+        return code.z, code.log_q, log_det, kl, log_likelihood, vae.critic(code.z)
 
     def computed(variables, *given):
         return run.model.apply(variables, *given, method=rest)

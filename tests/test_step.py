@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -17,9 +16,9 @@ from vaejax.config import load_config
 from vaejax.data.batches import batch_rows
 from vaejax.data.sources import dataset_from
 from vaejax.data.transforms import scaled
+from vaejax.models.priors import Decoupled
 from vaejax.objectives.adversaries import permutation_critic_loss
-from vaejax.objectives.optimizers import SCHEDULES, make_optimizer
-from vaejax.objectives.regularizers import make_method
+from vaejax.objectives.regularizers import REGULARIZERS, make_method
 from vaejax.parallel import AXIS, placed, pmapped
 from vaejax.training.state import TRAIN, initial_state, stream_key
 from vaejax.training.step import gradients, make_batch, make_train_step
@@ -249,32 +248,19 @@ def test_clipping_bounds_the_update_and_keeps_its_direction():
     assert cosine == pytest.approx(1, abs=1e-5)
 
 
-def test_schedules_reach_their_values():
-    constant = SCHEDULES["constant"](100, learning_rate=0.5)
-    assert [float(constant(step)) for step in (0, 50, 100, 10**6)] == [0.5] * 4
-    for warmup in (0, 1, 10, 99):
-        row = {"learning_rate": 0.5, "warmup_steps": warmup, "final_fraction": 0.1}
-        cosine = SCHEDULES["cosine"](100, **row)
-        rates = [float(cosine(step)) for step in range(121)]
-        assert rates[0] == (0.5 if warmup == 0 else 0.0)
-        assert rates[warmup] == pytest.approx(0.5)
-        assert rates[100:] == pytest.approx([0.05] * 21)
-        assert all(a >= b for a, b in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
-    with pytest.raises(ValueError, match="warmup_steps 100 >= num_steps 100"):
-        SCHEDULES["cosine"](100, **{**row, "warmup_steps": 100})
+@pytest.mark.parametrize("regularizer", list(REGULARIZERS))
+def test_the_density_of_a_code_is_evaluated_once(regularizer, monkeypatch):
+    """What a flow costs is paid once, whether a KL, its parts or both are asked for."""
+    run = Run(config_of(regularizer), players=["vae"])
+    state, original, seen = run.state(), Decoupled.log_prob, []
 
+    def counted(prior, z):
+        seen.append(z)
+        return original(prior, z)
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_optimizers_follow_the_schedule_of_the_config(optimizer):
-    config = config_of(optimizer=optimizer, schedule="cosine", num_steps=4)
-    config.schedules.cosine.learning_rate = 0.1
-    tx, params = make_optimizer(config), {"a": jnp.ones(3)}
-    state, sizes = tx.init(params), []
-    for _ in range(5):
-        updates, state = tx.update({"a": jnp.ones(3)}, state, params)
-        sizes.append(float(np.abs(updates["a"]).max()))
-    assert sizes[0] == pytest.approx(0.1, rel=1e-2)
-    assert sizes[4] == pytest.approx(0, abs=1e-7)
+    monkeypatch.setattr(Decoupled, "log_prob", counted)
+    jax.eval_shape(run.step, state, *run.rows(0))
+    assert len(seen) == 1
 
 
 if __name__ == "__main__":

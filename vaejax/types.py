@@ -57,6 +57,7 @@ class Terms(NamedTuple):
     kl: Array  # (B,) KL(q(z|x) || p(z)); -log p(z) for a deterministic code
     code: Code
     input: Array  # (B, *X) what the encoder saw
+    log_p: Array  # (B,) log p(z) at the code's sample
 
 
 class Posterior(Protocol):
@@ -86,11 +87,14 @@ class Prior(Protocol):
         """-> (num_samples, D)."""
         ...
 
-    def kl(self, code: Code) -> Array:
-        """KL(q(z|x) || p(z)).  -> (B,) nats; one Monte Carlo draw where no closed form exists."""
+    def kl(self, code: Code, log_p: Array) -> Array:
+        """KL(q(z|x) || p(z)).  -> (B,) nats; one Monte Carlo draw where no closed form exists.
+
+        log_p: (B,), this prior's `log_prob(code.z)`, which need not be evaluated twice.
+        """
         ...
 
-    def kl_blocks(self, code: Code) -> Array:
+    def kl_blocks(self, code: Code, log_p: Array) -> Array:
         """The same of the dimensions that p(z) factors into, (B, D), else of all in one, (B, 1)."""
         ...
 

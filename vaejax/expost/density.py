@@ -40,12 +40,12 @@ class Density(nn.Module):
     def sample(self, key: Array, num_samples: int) -> Array:
         raise NotImplementedError
 
-    def kl(self, code: Code) -> Array:
-        return negative_entropy(code) - self.log_prob(code.z)
+    def kl(self, code: Code, log_p: Array) -> Array:
+        return negative_entropy(code) - log_p
 
-    def kl_blocks(self, code: Code) -> Array:
+    def kl_blocks(self, code: Code, log_p: Array) -> Array:
         """KL of each block of dimensions that the density factorizes over: one.  -> (B, 1) nats."""
-        return self.kl(code)[:, None]
+        return self.kl(code, log_p)[:, None]
 
     def base_log_prob(self, z0: Array) -> Array:
         return self.log_prob(z0)

@@ -44,7 +44,8 @@ class VAE(nn.Module):
         seen = x if corrupted is None else corrupted
         code = self.encode(seen, keys, train)
         reconstruction = -event_log_prob(self.likelihood(self.output(code.z, train)), x)
-        return Terms(reconstruction, self.prior.kl(code), code, seen)
+        log_p = self.prior.log_prob(code.z)
+        return Terms(reconstruction, self.prior.kl(code, log_p), code, seen, log_p)
 
     def encode(self, x: Array, keys: Array, train: bool = False) -> Code:
         """q(z|x) and one draw of it.  x: (B, *X), keys: (B,) -> Code."""

@@ -73,7 +73,7 @@ def free_bits_kl(beta: float, nats: float, axis_name: str | None = None) -> Cost
     """
 
     def cost(model: Any, terms: Terms, key: Array, step: Array) -> Metrics:
-        blocks = averaged(model.prior.kl_blocks(terms.code).mean(axis=0), axis_name)
+        blocks = averaged(model.prior.kl_blocks(terms.code, terms.log_p).mean(axis=0), axis_name)
         return {"kl": beta * jnp.maximum(blocks, nats).sum()}
 
     return cost
@@ -125,7 +125,7 @@ def decomposed_kl(
 
         joint, marginals = log_aggregate_posterior_at(z, rows, factors.log_prob, log_weights)
         product = marginals.sum(axis=-1)
-        log_p = prior.log_prob(z) if log_det else prior.base_log_prob(prior.to_base(z))
+        log_p = terms.log_p if log_det else prior.base_log_prob(prior.to_base(z))
         return {
             "mutual_information": alpha * (log_q - joint).mean(),
             "total_correlation": beta * (joint - product).mean(),
