@@ -63,7 +63,5 @@ def test_optimizers_are_those_of_optax_parameter_by_parameter(name, clip_norm):
         grads = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), one)
         updates, state = ours.update(grads, state, one)
         their_updates, their_state = theirs.update(grads, their_state, other)
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-5), updates, their_updates
-        )
+        jax.tree.map(assert_near, updates, their_updates)
         one, other = optax.apply_updates(one, updates), optax.apply_updates(other, their_updates)

@@ -33,7 +33,7 @@ def cosine(
 def adam(
     clips: Sequence[optax.GradientTransformation], schedule: Callable, *, b1: float, b2: float
 ) -> optax.GradientTransformation:
-    """arXiv 1412.6980."""
+    """Steps of the size of the learning rate, by the moments of gradients (arXiv 1412.6980)."""
     return _as_vector(*clips, optax.adam(schedule, b1, b2))
 
 
